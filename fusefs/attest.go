@@ -1,0 +1,303 @@
+package fusefs
+
+import (
+	"bytes"
+	"container/list"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"nexusfs/meta"
+)
+
+// What stands for a program in a record when there is none to name.
+const (
+	// ExeOutside is the executable of a caller that this daemon cannot see: it
+	// lives outside of the daemon's pid namespace, or it is the kernel itself.
+	ExeOutside = "[outside of the daemon's pid namespace]"
+	// ExeGone is the executable of a caller that had none any more when it was
+	// looked at: it was ending. Threads of the kernel have none either.
+	ExeGone = "[ended]"
+)
+
+// maxAttested is how many threads are remembered, each with an open directory
+// of /proc.
+const maxAttested = 256
+
+// attester finds out who a caller is. The kernel says a thread id; that thread's
+// process, executable and control group come from /proc. A thread is remembered
+// by an open descriptor of its directory there: such a descriptor never stands
+// for another thread that got the same number later, so one readlink(2) tells
+// whether the thread lives and still runs the same program.
+type attester struct {
+	proc string // "/proc"
+
+	mu    sync.Mutex
+	byTid map[uint32]*attested // guarded by mu
+	used  list.List            // guarded by mu; of *attested, the oldest last
+}
+
+// attested is a thread that is remembered.
+type attested struct {
+	tid  uint32
+	dir  int    // its directory in /proc
+	link []byte // its executable as readlink(2) gave it
+	who  meta.Actor
+	at   *list.Element
+	refs int // guarded by attester.mu; 1 for being remembered
+}
+
+func newAttester() *attester {
+	return &attester{proc: "/proc", byTid: make(map[uint32]*attested)}
+}
+
+// Resolve says which process sent a request. It costs one system call for a
+// thread that was seen before and about ten otherwise; it never blocks on a
+// filesystem but /proc.
+func (t *attester) Resolve(c meta.Caller) meta.Actor {
+	who := meta.Actor{UID: c.UID, GID: c.GID, PID: c.PID}
+	if c.PID == 0 {
+		who.Exe = ExeOutside
+		return who
+	}
+	e := t.get(c.PID)
+	if e != nil && !e.current() {
+		t.forget(e)
+		t.put(e)
+		e = nil
+	}
+	if e == nil {
+		if e = t.look(c.PID); e == nil {
+			who.Exe = ExeGone
+			return who
+		}
+		t.remember(e)
+	}
+	who.PID, who.StartTime, who.Exe, who.Cgroup = e.who.PID, e.who.StartTime, e.who.Exe, e.who.Cgroup
+	t.put(e)
+	return who
+}
+
+// get returns a remembered thread, to be given back with put.
+func (t *attester) get(tid uint32) *attested {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.byTid[tid]
+	if e != nil {
+		e.refs++
+		t.used.MoveToFront(e.at)
+	}
+	return e
+}
+
+func (t *attester) put(e *attested) {
+	t.mu.Lock()
+	e.refs--
+	last := e.refs == 0
+	t.mu.Unlock()
+	if last {
+		unix.Close(e.dir)
+	}
+}
+
+// remember keeps a thread that the caller holds, in place of the one that was
+// not asked for longest.
+func (t *attester) remember(e *attested) {
+	t.mu.Lock()
+	var drop []*attested
+	if old := t.byTid[e.tid]; old != nil {
+		drop = append(drop, t.unlink(old))
+	}
+	if t.used.Len() >= maxAttested {
+		drop = append(drop, t.unlink(t.used.Back().Value.(*attested)))
+	}
+	e.refs++
+	e.at = t.used.PushFront(e)
+	t.byTid[e.tid] = e
+	t.mu.Unlock()
+	for _, d := range drop {
+		t.put(d)
+	}
+}
+
+// unlink takes a thread out of the tables; the caller holds mu and puts it.
+func (t *attester) unlink(e *attested) *attested {
+	t.used.Remove(e.at)
+	delete(t.byTid, e.tid)
+	return e
+}
+
+// forget takes a thread out of the tables if it is there still.
+func (t *attester) forget(e *attested) {
+	t.mu.Lock()
+	known := t.byTid[e.tid] == e
+	if known {
+		t.unlink(e)
+	}
+	t.mu.Unlock()
+	if known {
+		t.put(e)
+	}
+}
+
+// close gives back all descriptors.
+func (t *attester) close() {
+	for {
+		t.mu.Lock()
+		back := t.used.Back()
+		t.mu.Unlock()
+		if back == nil {
+			return
+		}
+		t.forget(back.Value.(*attested))
+	}
+}
+
+// current reports whether the thread lives and runs the program that was seen.
+func (e *attested) current() bool {
+	var buf [unix.PathMax]byte
+	n, err := readlinkat(e.dir, "exe", buf[:])
+	switch {
+	case err == nil:
+		return bytes.Equal(buf[:n], e.link)
+	case isUnreadable(err):
+		return e.link == nil // alive, and not ours to look at, as before
+	case isNotExist(err):
+		// A process that exits gives up its program before its files, whose
+		// last commits come then: what was seen before still holds.
+		return e.alive()
+	}
+	return false
+}
+
+// alive reports whether the thread is there at all.
+func (e *attested) alive() bool {
+	var st unix.Stat_t
+	return unix.Fstatat(e.dir, "stat", &st, 0) == nil
+}
+
+// look reads a thread's entry in /proc; nil when it is gone.
+func (t *attester) look(tid uint32) *attested {
+	dir, err := unix.Open(t.proc+"/"+strconv.FormatUint(uint64(tid), 10), unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_PATH, 0)
+	if err != nil {
+		return nil
+	}
+	e := &attested{tid: tid, dir: dir, refs: 1}
+	if !t.read(e) {
+		unix.Close(dir)
+		return nil
+	}
+	return e
+}
+
+func (t *attester) read(e *attested) bool {
+	status, err := readAt(e.dir, "status")
+	if err != nil {
+		return false
+	}
+	tgid, found := statusField(status, "Tgid:")
+	if !found {
+		return false
+	}
+	e.who.PID = uint32(tgid)
+	if e.who.PID == e.tid {
+		e.who.StartTime = startTime(readAt(e.dir, "stat"))
+	} else {
+		e.who.StartTime = startTime(os.ReadFile(t.proc + "/" + strconv.FormatUint(tgid, 10) + "/stat"))
+	}
+	if cgroup, err := readAt(e.dir, "cgroup"); err == nil {
+		e.who.Cgroup = cgroupOf(string(cgroup))
+	}
+	// The program comes last: what was read before belongs to the thread by
+	// its descriptor, and an exec from here on is seen by current.
+	var buf [unix.PathMax]byte
+	n, err := readlinkat(e.dir, "exe", buf[:])
+	switch {
+	case err == nil:
+		e.link = bytes.Clone(buf[:n])
+		e.who.Exe = string(buf[:n])
+	case isNotExist(err):
+		e.who.Exe = ExeGone
+		return e.alive()
+	}
+	return err == nil || isUnreadable(err)
+}
+
+func readlinkat(dir int, name string, buf []byte) (int, error) {
+	for {
+		n, err := unix.Readlinkat(dir, name, buf)
+		if !isInterrupted(err) {
+			return n, err
+		}
+	}
+}
+
+// readAt reads a small file of /proc.
+func readAt(dir int, name string) ([]byte, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 4096)
+	for n := 0; ; {
+		m, err := unix.Read(fd, buf[n:])
+		if isInterrupted(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n += m; m == 0 || n == len(buf) {
+			return buf[:n], nil
+		}
+	}
+}
+
+// statusField reads a number from /proc/PID/status.
+func statusField(status []byte, field string) (uint64, bool) {
+	for line := range strings.Lines(string(status)) {
+		if rest, found := strings.CutPrefix(line, field); found {
+			v, err := strconv.ParseUint(strings.TrimSpace(rest), 10, 32)
+			return v, err == nil
+		}
+	}
+	return 0, false
+}
+
+// startTime reads field 22 of /proc/PID/stat: clock ticks from boot to the
+// start of the process. The name in field 2 may hold blanks and parentheses.
+func startTime(stat []byte, err error) uint64 {
+	i := bytes.LastIndexByte(stat, ')')
+	if err != nil || i < 0 {
+		return 0
+	}
+	const field, first = 22, 3 // first: of the fields behind the name
+	fields := strings.Fields(string(stat[i+1:]))
+	if len(fields) <= field-first {
+		return 0
+	}
+	v, _ := strconv.ParseUint(fields[field-first], 10, 64)
+	return v
+}
+
+// cgroupOf reads the path from /proc/PID/cgroup: of the unified hierarchy, or
+// of the first other one in which the process is not at the root.
+func cgroupOf(text string) string {
+	found := ""
+	for line := range strings.Lines(text) {
+		id, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		_, path, isLine := strings.Cut(rest, ":")
+		switch {
+		case !isLine:
+		case id == "0" && path != "/":
+			return path
+		case found == "" || found == "/":
+			found = path
+		}
+	}
+	return found
+}
