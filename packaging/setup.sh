@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Installs what a make target needs, when it is missing: setup.sh mount|test.
+# As root with apt-get, else with sudo; where neither works it says what to do.
+set -euo pipefail
+
+case "${1-}" in
+mount) want="fusermount3:fuse3 git:git" ;;
+test) want="fusermount3:fuse3 git:git gcc:gcc make:make fio:fio rsync:rsync sqlite3:sqlite3 getfattr:attr setfacl:acl
+	mkfs.ext4:e2fsprogs unshare:util-linux vim:vim tar:tar" ;;
+pjdfstest) want="autoreconf:autoconf automake:automake gcc:gcc make:make prove:perl" ;;
+*)
+	echo "usage: $0 mount|test|pjdfstest" >&2
+	exit 2
+	;;
+esac
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+missing=()
+for pair in $want; do
+	command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
+	run=()
+	if [ "$(id -u)" -ne 0 ]; then
+		if ! command -v sudo >/dev/null; then
+			echo "missing: ${missing[*]}; install them as root: apt-get install ${missing[*]}" >&2
+			exit 1
+		fi
+		run=(sudo)
+	fi
+	if ! command -v apt-get >/dev/null; then
+		echo "missing: ${missing[*]}; install them with this system's package manager" >&2
+		exit 1
+	fi
+	echo "installing ${missing[*]}"
+	"${run[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+	"${run[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+if ! command -v go >/dev/null; then
+	echo "Go is missing: install it from https://go.dev/dl (the version in go.mod or newer)" >&2
+	exit 1
+fi
+if [ ! -e /dev/fuse ]; then
+	[ "$(id -u)" -ne 0 ] || modprobe fuse 2>/dev/null || true
+	if [ ! -e /dev/fuse ]; then
+		echo "/dev/fuse is missing: load the module (modprobe fuse); in a container start it with --device /dev/fuse --cap-add SYS_ADMIN" >&2
+		exit 1
+	fi
+fi
