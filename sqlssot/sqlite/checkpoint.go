@@ -1,0 +1,103 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"nexusfs/meta"
+	"zombiezen.com/go/sqlite"
+)
+
+// Checkpoint implements meta.Upkeep. It copies the log into the database while
+// commits go on; only when the log has outgrown logBound the writer waits for
+// the last part, so that the log starts again from its beginning.
+func (s *Store) Checkpoint(ctx context.Context) error {
+	if err := interrupted(ctx, "checkpoint"); err != nil {
+		return err
+	}
+	if s.readOnly {
+		return nil
+	}
+	s.ckptMu.Lock()
+	defer s.ckptMu.Unlock()
+	if err := s.syncer.failure(); err != nil {
+		return err
+	}
+	if s.ckpt == nil {
+		c, err := s.openConn(sqlite.OpenReadWrite, 256)
+		if err != nil {
+			return classify("checkpoint", 0, "", err)
+		}
+		s.ckpt = c
+	}
+	log, _, err := checkpoint(s.ckpt, "PASSIVE")
+	if err != nil || log*pageSize <= logBound {
+		return classify("checkpoint", 0, "", err)
+	}
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
+	if s.w == nil {
+		return meta.E("checkpoint", 0, "", meta.KindShutdown, nil)
+	}
+	// A reader may hold the log's end for a while; then the next call tries
+	// again. RESTART waits for readers, so it is tried without waiting.
+	s.ckpt.SetBusyTimeout(0)
+	defer s.ckpt.SetBusyTimeout(busyWait)
+	_, _, err = checkpoint(s.ckpt, "RESTART")
+	if kindOf(err) == meta.KindBusy {
+		err = nil
+	}
+	return classify("checkpoint", 0, "", err)
+}
+
+const pageSize = 4096
+
+// checkpoint runs one and returns the frames of the log and how many of them
+// are in the database now.
+func checkpoint(c *conn, mode string) (log, moved int64, err error) {
+	err = c.each("PRAGMA wal_checkpoint("+mode+")", func(st *sqlite.Stmt) error {
+		log, moved = st.ColumnInt64(1), st.ColumnInt64(2)
+		return nil
+	})
+	return log, moved, err
+}
+
+// closeWriter closes the connections that write.
+func (s *Store) closeWriter() error {
+	var errs []error
+	s.ckptMu.Lock()
+	if s.ckpt != nil {
+		errs = append(errs, s.ckpt.Close())
+		s.ckpt = nil
+	}
+	s.ckptMu.Unlock()
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
+	if s.w != nil && s.syncer.failure() == nil {
+		_, _, err := checkpoint(s.w, "PASSIVE")
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Stats implements meta.Upkeep.
+func (s *Store) Stats(ctx context.Context) (meta.StoreStats, error) {
+	st := meta.StoreStats{Path: s.path}
+	for path, size := range map[string]*int64{s.path: &st.FileBytes, s.path + "-wal": &st.LogBytes} {
+		if fi, err := os.Stat(path); err == nil {
+			*size = fi.Size()
+		}
+	}
+	err := s.read(ctx, "stats", 0, "", func(c *conn) error {
+		err := c.query(stUsage, func(q *sqlite.Stmt) bool { st.Inodes = q.ColumnInt64(0); return true }, s.zone)
+		if err != nil {
+			return err
+		}
+		// Revisions are dense but for recoveries and what was pruned at the start.
+		st.Records, err = c.number(`SELECT coalesce((SELECT max(rev) FROM operation_records WHERE rev BETWEEN ?1 AND ?2)
+			-(SELECT min(rev) FROM operation_records WHERE rev BETWEEN ?1 AND ?2)+1,0)`, s.base, s.base|keyMask)
+		return err
+	})
+	return st, err
+}
