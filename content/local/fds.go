@@ -1,0 +1,143 @@
+package local
+
+import (
+	"container/list"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// fdKey names an open file: a segment (Offset and ID are zero), or the file of
+// the blob whose leaf record lies at Segment, Offset.
+type fdKey struct {
+	segment int64
+	offset  int64
+	file    bool
+}
+
+// openFD is an open file that several readers may use; the last one to release
+// it closes it once the cache let it go.
+type openFD struct {
+	fd    int
+	cache *fdCache
+	key   fdKey
+	refs  int           // guarded by cache.mu; the cache itself counts as one
+	elem  *list.Element // guarded by cache.mu; nil once the cache let it go
+}
+
+// hold begins another use of a file that is in use, and returns it.
+func (o *openFD) hold() *openFD {
+	o.cache.mu.Lock()
+	o.refs++
+	o.cache.mu.Unlock()
+	return o
+}
+
+// release ends one use.
+func (o *openFD) release() {
+	o.cache.mu.Lock()
+	last := o.unref()
+	o.cache.mu.Unlock()
+	if last {
+		unix.Close(o.fd)
+	}
+}
+
+// unref reports whether the caller must close the file. cache.mu is held.
+func (o *openFD) unref() bool {
+	o.refs--
+	return o.refs == 0
+}
+
+// fdCache keeps a bounded number of files open, the least recently used go
+// first. Files in use stay open beyond the bound until they are released.
+type fdCache struct {
+	max int
+
+	mu   sync.Mutex
+	open map[fdKey]*openFD // guarded by mu
+	lru  list.List         // of *openFD, newest in front; guarded by mu
+}
+
+func newFDCache(limit int) *fdCache {
+	return &fdCache{max: limit, open: make(map[fdKey]*openFD)}
+}
+
+// get returns the open file of key, opening it if need be. The caller releases it.
+func (c *fdCache) get(key fdKey, open func() (int, error)) (*openFD, error) {
+	c.mu.Lock()
+	if o := c.open[key]; o != nil {
+		o.refs++
+		c.lru.MoveToFront(o.elem)
+		c.mu.Unlock()
+		return o, nil
+	}
+	c.mu.Unlock()
+	fd, err := open()
+	if err != nil {
+		return nil, err
+	}
+	return c.add(key, fd), nil
+}
+
+// add puts an open file into the cache and returns it, in use once. When the
+// key is there already that one is returned and fd is closed.
+func (c *fdCache) add(key fdKey, fd int) *openFD {
+	c.mu.Lock()
+	if o := c.open[key]; o != nil {
+		o.refs++
+		c.mu.Unlock()
+		unix.Close(fd)
+		return o
+	}
+	o := &openFD{fd: fd, cache: c, key: key, refs: 2}
+	o.elem = c.lru.PushFront(o)
+	c.open[key] = o
+	var victim *openFD
+	if c.lru.Len() > c.max {
+		victim = c.lru.Back().Value.(*openFD)
+		if !c.forget(victim) {
+			victim = nil
+		}
+	}
+	c.mu.Unlock()
+	if victim != nil {
+		unix.Close(victim.fd)
+	}
+	return o
+}
+
+// forget takes o out of the cache and reports whether the caller must close
+// it. mu is held.
+func (c *fdCache) forget(o *openFD) bool {
+	delete(c.open, o.key)
+	c.lru.Remove(o.elem)
+	o.elem = nil
+	return o.unref()
+}
+
+// drop takes a file out of the cache; who reads from it may go on.
+func (c *fdCache) drop(key fdKey) {
+	c.mu.Lock()
+	o := c.open[key]
+	last := o != nil && c.forget(o)
+	c.mu.Unlock()
+	if last {
+		unix.Close(o.fd)
+	}
+}
+
+// closeAll takes every file out of the cache.
+func (c *fdCache) closeAll() {
+	c.mu.Lock()
+	var last []*openFD
+	for _, o := range c.open {
+		if c.forget(o) {
+			last = append(last, o)
+		}
+	}
+	c.mu.Unlock()
+	for _, o := range last {
+		unix.Close(o.fd)
+	}
+}

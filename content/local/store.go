@@ -1,0 +1,361 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"nexusfs/content"
+	"nexusfs/meta"
+)
+
+// Options configure a Store. Only Dir is needed.
+type Options struct {
+	Dir           string       // the folder; Open makes it unless ReadOnly
+	Log           *slog.Logger // nil: discard
+	ReadOnly      bool         // nothing on the disk is changed
+	SegmentSize   int64        // bytes at which a pack segment is full; 0: 64 MiB
+	FileThreshold int64        // blobs from this size on get a file of their own; 0: 1 MiB
+	OpenFiles     int          // files kept open for reading; 0: 256
+	UnsyncedFiles int          // files kept open until the next Sync; Put waits beyond; 0: 256
+	TableCache    int64        // bytes of verified leaf tables kept in memory; 0: 8 MiB
+	LeafCache     int64        // bytes of verified leaves kept in memory; 0: 8 MiB, below 0: none
+
+	syncer syncer // tests put their own disk here; nil: the kernel
+}
+
+func (o *Options) setDefaults() {
+	def := func(p *int64, v int64) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	def(&o.SegmentSize, 64<<20)
+	def(&o.FileThreshold, 1<<20)
+	def(&o.TableCache, 8<<20)
+	def(&o.LeafCache, 8<<20)
+	if o.OpenFiles == 0 {
+		o.OpenFiles = 256
+	}
+	if o.UnsyncedFiles == 0 {
+		o.UnsyncedFiles = 256
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.syncer == nil {
+		o.syncer = kernelSyncer{}
+	}
+}
+
+// Store is a content store in a local folder. It implements meta.Content.
+//
+// LOCK ORDER: compacting, then packs.mu or files.mu, then fdCache.mu. The
+// other locks are taken alone. No lock is held over reading or writing blobs;
+// packs.mu is held while a segment is made or cut, once in SegmentSize bytes.
+type Store struct {
+	opts     Options
+	log      *slog.Logger
+	syncer   syncer
+	fds      *fdCache
+	tables   *tableCache
+	leaves   *leafCache
+	packs    *packs
+	files    *files
+	work     *background
+	group    syncGroup
+	life     lifecycle
+	damage   damageLog
+	verified verifiedFiles
+
+	compacting sync.Mutex
+	failure    atomic.Pointer[meta.Error] // set once a flush failed; final
+
+	puts, putBytes   atomic.Int64
+	reads, readBytes atomic.Int64
+	damaged          atomic.Int64
+}
+
+var _ meta.Content = (*Store)(nil)
+
+// Open opens the store in o.Dir, making an empty one where nothing is, and
+// removes what an unclean stop left half done. The cost does not depend on how
+// much is stored, except for listing the segments. Errors: KindNotExist (no
+// store, ReadOnly), KindNotSupported (another product's folder or a newer
+// format), KindNoSpace, KindReadOnly, KindIO.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	if ctx.Err() != nil {
+		return nil, meta.E("open content", 0, o.Dir, meta.KindInterrupted, ctx.Err())
+	}
+	o.setDefaults()
+	if err := prepareDir(o.Dir, o.ReadOnly); err != nil {
+		return nil, meta.E("open content", 0, o.Dir, openKind(err), err)
+	}
+	s := &Store{
+		opts: o, log: o.Log, syncer: o.syncer,
+		fds:    newFDCache(o.OpenFiles),
+		tables: newTableCache(o.TableCache),
+		leaves: newLeafCache(max(o.LeafCache, 0)),
+		group:  newSyncGroup(),
+		life:   newLifecycle(),
+	}
+	s.packs = newPacks(s.path("segments"), o, s.fds)
+	s.files = newFiles(o.Dir)
+	s.work = newBackground()
+	if err := s.load(); err != nil {
+		s.fds.closeAll()
+		return nil, meta.E("open content", 0, o.Dir, openKind(err), err)
+	}
+	s.startWork()
+	return s, nil
+}
+
+// load finds where to go on.
+func (s *Store) load() error {
+	if err := s.packs.load(); err != nil {
+		return err
+	}
+	s.files.before = s.packs.place()
+	return s.files.loadCounts(s.opts.ReadOnly)
+}
+
+func openKind(err error) meta.Kind {
+	if errors.Is(err, unix.ENOENT) {
+		return meta.KindNotExist
+	}
+	return kindOf(err)
+}
+
+func (s *Store) path(name string) string { return filepath.Join(s.opts.Dir, name) }
+
+// Close waits for calls under way, makes what was put durable and ends the
+// background work. Later calls give KindShutdown. A second Close does nothing.
+func (s *Store) Close() error {
+	if !s.life.close() {
+		return nil
+	}
+	s.work.stop()
+	var err error
+	if !s.opts.ReadOnly {
+		if err = s.syncShared(context.Background()); err == nil {
+			s.packs.trim()
+			err = diskError("close content", s.files.saveCounts())
+		}
+	}
+	s.packs.close()
+	s.files.close()
+	s.fds.closeAll()
+	return err
+}
+
+// ID computes the name of a blob. Pure.
+func (s *Store) ID(data []byte) meta.BlobID { return content.ID(data) }
+
+// Space reports the disk that holds the folder, with what an ordinary user may
+// still use of it.
+func (s *Store) Space(ctx context.Context) (meta.Space, error) {
+	if err := s.enter(ctx, "statfs content"); err != nil {
+		return meta.Space{}, err
+	}
+	defer s.life.leave()
+	var st unix.Statfs_t
+	if err := retry(func() error { return unix.Statfs(s.opts.Dir, &st) }); err != nil {
+		return meta.Space{}, diskError("statfs content", fmt.Errorf("%s: %w", s.opts.Dir, err))
+	}
+	return meta.Space{
+		Total: int64(st.Blocks) * st.Bsize, Free: int64(st.Bavail) * st.Bsize,
+		Files: int64(st.Files), FreeFiles: int64(st.Ffree),
+	}, nil
+}
+
+// Stats describes the store. After an unclean stop Files and FileBytes grow to
+// their true values while a background count runs.
+func (s *Store) Stats() meta.ContentStats {
+	st := meta.ContentStats{
+		Files: s.files.count.Load(), FileBytes: s.files.bytes.Load(),
+		Puts: s.puts.Load(), PutBytes: s.putBytes.Load(),
+		Reads: s.reads.Load(), ReadBytes: s.readBytes.Load(),
+		Damaged: s.damaged.Load(),
+	}
+	var unsynced int64
+	st.Segments, st.SegmentBytes, unsynced = s.packs.stats()
+	st.UnsyncedBytes = unsynced + s.files.unsyncedBytes()
+	return st
+}
+
+// enter begins a call; leave ends it unless an error is returned.
+func (s *Store) enter(ctx context.Context, op string) error {
+	if ctx.Err() != nil {
+		return meta.E(op, 0, "", meta.KindInterrupted, ctx.Err())
+	}
+	if !s.life.enter() {
+		return meta.E(op, 0, "", meta.KindShutdown, nil)
+	}
+	return nil
+}
+
+// enterWrite is enter for calls that change the store.
+func (s *Store) enterWrite(ctx context.Context, op string) error {
+	if s.opts.ReadOnly {
+		return meta.E(op, 0, "", meta.KindReadOnly, nil)
+	}
+	if err := s.broken(); err != nil {
+		return err
+	}
+	return s.enter(ctx, op)
+}
+
+// fail records that the disk did not keep what it was asked to keep. The
+// kernel may have dropped the pages, so a later success would prove nothing:
+// the store takes nothing more.
+func (s *Store) fail(err error) error {
+	e := &meta.Error{Op: "sync content", Kind: meta.KindIO, Err: fmt.Errorf(
+		"%w; what was written since the last successful sync may be lost: check the disk, then restart", err)}
+	if s.failure.CompareAndSwap(nil, e) {
+		s.log.Error("content store stopped: the disk failed to make it durable", "op", "sync content", "dir", s.opts.Dir, "err", err)
+	}
+	return s.broken()
+}
+
+// broken returns the error of a failed store, or nil.
+func (s *Store) broken() error {
+	if e := s.failure.Load(); e != nil {
+		return e
+	}
+	return nil
+}
+
+// lifecycle counts the calls under way, so that Close can wait for them.
+type lifecycle struct {
+	state atomic.Int64 // calls under way, plus lifeClosed
+	idle  chan struct{}
+	once  sync.Once
+}
+
+const lifeClosed = 1 << 62
+
+func newLifecycle() lifecycle { return lifecycle{idle: make(chan struct{})} }
+
+func (l *lifecycle) enter() bool {
+	if l.state.Add(1) < lifeClosed {
+		return true
+	}
+	l.leave()
+	return false
+}
+
+func (l *lifecycle) leave() {
+	if l.state.Add(-1) == lifeClosed {
+		l.once.Do(func() { close(l.idle) })
+	}
+}
+
+// close refuses new calls and waits for those under way; false: it was closed already.
+func (l *lifecycle) close() bool {
+	for {
+		old := l.state.Load()
+		if old >= lifeClosed {
+			<-l.idle
+			return false
+		}
+		if l.state.CompareAndSwap(old, old+lifeClosed) {
+			if old == 0 {
+				l.once.Do(func() { close(l.idle) })
+			}
+			<-l.idle
+			return true
+		}
+	}
+}
+
+// formatText is the whole of the file that says what the folder is.
+const formatText = "nexusfs content, format 1\n"
+
+// prepareDir checks or makes the folder and clears what is temporary.
+func prepareDir(dir string, readOnly bool) error {
+	format := filepath.Join(dir, "format")
+	text, err := os.ReadFile(format)
+	switch {
+	case err == nil && string(text) == formatText:
+		if readOnly {
+			return nil
+		}
+		return clearTemp(filepath.Join(dir, "tmp"))
+	case err == nil && len(text) > 0:
+		return meta.E("", 0, "", meta.KindNotSupported, fmt.Errorf(
+			"%s says %q, this nexusfs reads %q: use a newer nexusfs or another folder", format, clip(text), formatText))
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return err
+	case readOnly:
+		return fmt.Errorf("%s is not a content store: %w", dir, unix.ENOENT)
+	}
+	return makeDir(dir, format)
+}
+
+func clip(p []byte) string { return string(p[:min(len(p), 64)]) }
+
+// makeDir makes an empty store, durably; a stop in between leaves what a
+// second call goes on with.
+func makeDir(dir, format string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		switch n.Name() {
+		case "format", "tmp", "segments", "files":
+		default:
+			return meta.E("", 0, "", meta.KindNotSupported, fmt.Errorf(
+				"%s holds %q and no content store: name an empty folder", dir, n.Name()))
+		}
+	}
+	for _, sub := range []string{"tmp", "segments", "files"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	if err := writeDurably(format, []byte(formatText)); err != nil {
+		return err
+	}
+	return kernelSyncer{}.SyncDir(filepath.Dir(filepath.Clean(dir)))
+}
+
+// writeDurably writes a small file and its name.
+func writeDurably(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return kernelSyncer{}.SyncDir(filepath.Dir(path))
+}
+
+// clearTemp removes what Puts left that did not come to their end.
+func clearTemp(tmp string) error {
+	names, err := os.ReadDir(tmp)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if err := os.Remove(filepath.Join(tmp, n.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
