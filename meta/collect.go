@@ -1,0 +1,306 @@
+package meta
+
+import (
+	"context"
+	"time"
+)
+
+// Named limits of background collection; each step is one short transaction.
+const (
+	pruneStep   = 512  // history rows
+	condemnStep = 1024 // blobs
+	freeStep    = 256  // blobs freed at once
+	orphanStep  = 256  // inodes
+	passSteps   = 4096 // steps of a kind in one pass
+	keepPause   = 2 * time.Millisecond
+	lowSpace    = 20 // below a 20th of the disk, history goes before its time
+)
+
+// CollectResult says what a collection has let go.
+type CollectResult struct {
+	History int64 `json:"history"` // rows of history
+	Inodes  int64 `json:"inodes"`
+	Blobs   int64 `json:"blobs"`
+	Bytes   int64 `json:"bytes"` // of those blobs
+}
+
+// collector is one pass of retention and collection.
+type collector struct {
+	fs    *FS
+	pause time.Duration // between steps, so that users' operations go first
+	res   CollectResult
+}
+
+// rest waits between two steps; false: the context ended.
+func (c *collector) rest(ctx context.Context) bool {
+	if c.pause == 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(c.pause)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// retention is the mount's policy as it applies now. Nothing that a recovery
+// may need goes (P22), and what is open stays.
+func (fs *FS) retention() Retention {
+	p := Retention{Off: fs.o.Retention.Off, Versions: fs.o.Retention.MaxVersions,
+		Barrier: fs.sync.durable(), Open: fs.nodes.openInos()}
+	if age := fs.o.Retention.MaxAge; age > 0 {
+		p.Before = fs.now().Add(-age).UnixNano()
+	}
+	return p
+}
+
+// run lets go what p does not protect, and what nothing refers to then.
+func (c *collector) run(ctx context.Context, p Retention) error {
+	if err := c.prune(ctx, p); err != nil {
+		return err
+	}
+	if err := c.orphans(ctx, p); err != nil {
+		return err
+	}
+	return c.reclaim(ctx)
+}
+
+func (c *collector) prune(ctx context.Context, p Retention) error {
+	for range passSteps {
+		n, done, err := c.fs.o.Upkeep.Prune(ctx, p, pruneStep)
+		if err != nil {
+			return err
+		}
+		c.pruned(n)
+		if done || n == 0 || !c.rest(ctx) {
+			break
+		}
+	}
+	return ctx.Err()
+}
+
+func (c *collector) pruned(n int) {
+	c.res.History += int64(n)
+	c.fs.counters.versionsPruned.Add(int64(n))
+}
+
+// orphans drops inodes that have no name and that nobody can reach: they lost
+// it before this session, or the kernel has forgotten them.
+func (c *collector) orphans(ctx context.Context, p Retention) error {
+	fs := c.fs
+	for range passSteps {
+		list, err := fs.o.Upkeep.Orphans(ctx, p, orphanStep)
+		if err != nil {
+			return err
+		}
+		dropped := 0
+		for _, ino := range list {
+			if !fs.unreachable(ctx, ino) {
+				p.Open = append(p.Open, ino) // not again in this pass
+				continue
+			}
+			if err := fs.o.Upkeep.DropInode(ctx, ino); err != nil {
+				return err
+			}
+			fs.cache.attr(ino).drop(ino)
+			fs.nodes.forgotten.remove(ino)
+			dropped++
+		}
+		c.res.Inodes += int64(dropped)
+		if len(list) < orphanStep || !c.rest(ctx) {
+			break
+		}
+	}
+	return ctx.Err()
+}
+
+// unreachableAfter is for how long the kernel is believed to know an inode
+// that lost its last name in this session, when nobody saw it forget it.
+const unreachableAfter = 24 * time.Hour
+
+// unreachable reports whether nobody can ask for an inode without names: no
+// handle is open, and the kernel does not know its number because it forgot
+// it, or because the name went before the kernel was mounted.
+func (fs *FS) unreachable(ctx context.Context, ino Ino) bool {
+	if fs.nodes.get(ino) != nil {
+		return false
+	}
+	a, err := fs.o.Store.Inode(ctx, ino)
+	if err != nil || a.Nlink != 0 {
+		return false
+	}
+	if a.Rev <= Rev(fs.nodes.upkeep.firstRev.Load()) || fs.nodes.forgotten.has(ino) {
+		return true
+	}
+	return fs.now().UnixNano()-a.Ctime > int64(unreachableAfter)
+}
+
+// reclaim frees blobs that nothing refers to, in two phases (P28): they are
+// condemned; after a barrier, so that no loss of power can bring a reference
+// back, they are claimed, their content goes and then their rows. A commit
+// that refers to a condemned blob takes it back into use, one that is about to
+// has it pinned.
+func (c *collector) reclaim(ctx context.Context) error {
+	fs := c.fs
+	for range passSteps {
+		n, err := fs.o.Upkeep.Condemn(ctx, fs.now().UnixNano(), condemnStep)
+		if err != nil {
+			return err
+		}
+		if n == 0 || !c.rest(ctx) {
+			break
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// gofail: var afterCondemn struct{}
+	before := fs.now().UnixNano() + 1
+	if err := fs.makeDurable(ctx); err != nil {
+		return err
+	}
+	for range passSteps {
+		list, err := fs.o.Upkeep.Condemned(ctx, before, freeStep)
+		if err != nil {
+			return err
+		}
+		freed, err := c.free(ctx, list)
+		if err != nil {
+			return err
+		}
+		if len(list) < freeStep || freed == 0 || !c.rest(ctx) {
+			break
+		}
+	}
+	return ctx.Err()
+}
+
+// makeDurable is a barrier that also covers what upkeep changed: that takes no
+// revision, so barrier.wait may see nothing to wait for.
+func (fs *FS) makeDurable(ctx context.Context) error {
+	if err := fs.sync.wait(); err != nil {
+		return err
+	}
+	if err := fs.o.Store.Sync(ctx); err != nil {
+		return fs.fail(err)
+	}
+	return nil
+}
+
+// free removes condemned blobs.
+func (c *collector) free(ctx context.Context, list []Blob) (int, error) {
+	fs := c.fs
+	ids := make([]BlobID, 0, len(list))
+	for _, b := range list {
+		if !fs.nodes.pins.has(b.ID) {
+			ids = append(ids, b.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return 0, nil
+	}
+	claimed, err := fs.o.Upkeep.Claim(ctx, ids)
+	if err != nil {
+		return 0, err
+	}
+	// gofail: var afterClaim struct{}
+	outside := make([]Blob, 0, len(claimed))
+	ids = ids[:0]
+	for _, b := range claimed {
+		ids = append(ids, b.ID)
+		if b.Place != PlaceInline {
+			outside = append(outside, b)
+		}
+		c.res.Bytes += b.Size
+	}
+	if len(outside) > 0 {
+		if err := fs.o.Content.Free(ctx, outside); err != nil {
+			return 0, err
+		}
+	}
+	// gofail: var afterFree struct{}
+	if err := fs.o.Upkeep.Forget(ctx, ids); err != nil {
+		return 0, err
+	}
+	c.res.Blobs += int64(len(ids))
+	fs.counters.blobsFreed.Add(int64(len(ids)))
+	return len(ids), nil
+}
+
+// CollectNow applies the retention policy and frees what nothing refers to, at
+// once and whole. It runs beside everything else.
+func (fs *FS) CollectNow(ctx context.Context) (CollectResult, error) {
+	if err := fs.writable("collect"); err != nil {
+		return CollectResult{}, err
+	}
+	fs.nodes.upkeep.collecting.Lock()
+	defer fs.nodes.upkeep.collecting.Unlock()
+	if err := fs.sync.wait(); err != nil {
+		return CollectResult{}, err
+	}
+	c := collector{fs: fs}
+	if err := c.run(ctx, fs.retention()); err != nil {
+		return c.res, err
+	}
+	return c.res, fs.compactContent(ctx)
+}
+
+// Purge lets go the history of one file, or with ino 0 all history, whatever
+// the retention policy says; what is current or open stays. It records that it
+// was done, by whom.
+func (fs *FS) Purge(ctx context.Context, c Caller, ino Ino) (CollectResult, error) {
+	if err := fs.writable("purge"); err != nil {
+		return CollectResult{}, err
+	}
+	_, err := fs.commit(ctx, c, OriginCommand, func(v *view) (*Change, error) {
+		if ino != 0 {
+			if _, err := v.inode(ino); err != nil {
+				return nil, err
+			}
+		}
+		return &Change{Record: Record{Kind: OpPurge, Ino: ino}}, nil
+	})
+	if err != nil {
+		return CollectResult{}, err
+	}
+	fs.nodes.upkeep.collecting.Lock()
+	defer fs.nodes.upkeep.collecting.Unlock()
+	if err := fs.sync.wait(); err != nil {
+		return CollectResult{}, err
+	}
+	p := fs.retention()
+	p.Off, p.Before, p.Versions = true, 0, 0
+	col := collector{fs: fs}
+	if ino == 0 {
+		err = col.run(ctx, p)
+	} else {
+		err = col.purgeInode(ctx, p, ino)
+	}
+	return col.res, err
+}
+
+// inodePruner is an Upkeep that can prune the history of one inode alone.
+type inodePruner interface {
+	PruneInode(ctx context.Context, ino Ino, p Retention, limit int) (n int, done bool, err error)
+}
+
+func (c *collector) purgeInode(ctx context.Context, p Retention, ino Ino) error {
+	up, ok := c.fs.o.Upkeep.(inodePruner)
+	if !ok {
+		return E("purge", ino, "", KindNotSupported, nil)
+	}
+	for range passSteps {
+		n, done, err := up.PruneInode(ctx, ino, p, pruneStep)
+		if err != nil {
+			return err
+		}
+		c.pruned(n)
+		if done || n == 0 || !c.rest(ctx) {
+			break
+		}
+	}
+	return c.reclaim(ctx)
+}
