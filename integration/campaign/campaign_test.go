@@ -1,0 +1,198 @@
+package campaign
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"nexusfs/integration/harness"
+)
+
+func TestMain(m *testing.M) { os.Exit(harness.Main(m, nil)) }
+
+const workers = 4
+
+// number reads a number from the environment.
+func number(t *testing.T, name string, otherwise uint64) uint64 {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// crew is the workers of a campaign, whose ledgers outlive the daemons.
+type crew struct {
+	t     *testing.T
+	m     *harness.Mount
+	all   []*worker
+	acked int
+}
+
+func newCrew(t *testing.T, m *harness.Mount, seed uint64) *crew {
+	c := &crew{t: t, m: m}
+	for i := range workers {
+		w := newWorker(filepath.Join(m.Dir, fmt.Sprint("w", i)), seed+uint64(i))
+		if err := os.Mkdir(w.dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		c.all = append(c.all, w)
+	}
+	return c
+}
+
+// work lets all workers work until the daemon dies; end makes it die.
+func (c *crew) work(end func()) {
+	c.t.Helper()
+	errs := make([]error, len(c.all))
+	var wg sync.WaitGroup
+	for i, w := range c.all {
+		wg.Go(func() { errs[i] = w.run() })
+	}
+	end()
+	wg.Wait()
+	for i, err := range errs {
+		if !diesWithDaemon(err) {
+			c.t.Errorf("worker %d: %v", i, err)
+		}
+	}
+}
+
+// diesWithDaemon lists what a system call answers when its daemon is gone.
+func diesWithDaemon(err error) bool {
+	for _, e := range []unix.Errno{unix.ENOTCONN, unix.ECONNABORTED, unix.EIO, unix.ENODEV} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// verify checks every ledger after a remount.
+func (c *crew) verify(what string) {
+	c.t.Helper()
+	for i, w := range c.all {
+		if _, err := w.verify(); err != nil {
+			c.t.Fatalf("%s: worker %d, after %d acknowledged operations, the last ones:\n  %s\n%v",
+				what, i, w.done, strings.Join(w.recent, "\n  "), err)
+		}
+	}
+	c.m.CLI("fsck", c.m.Dir)
+	c.acked = 0
+	for _, w := range c.all {
+		c.acked += w.done
+	}
+}
+
+// TestKill9Campaign kills the daemon at random moments under load.
+func TestKill9Campaign(t *testing.T) {
+	seed := number(t, "NEXUSFS_SEED", uint64(time.Now().UnixNano()))
+	kills := number(t, "NEXUSFS_KILLS", 15)
+	rnd := rand.New(rand.NewPCG(seed, 9))
+	m := harness.New(t, harness.Options{})
+	c := newCrew(t, m, seed)
+	t.Logf("seed %d", seed)
+	for k := range kills {
+		pause := time.Duration(rnd.Int64N(int64(250 * time.Millisecond)))
+		c.work(func() {
+			time.Sleep(pause) // the random moment
+			m.Kill9()
+		})
+		if t.Failed() {
+			t.Fatalf("kill %d, seed %d", k, seed)
+		}
+		m.Restart()
+		c.verify(fmt.Sprintf("kill %d (after %v), seed %d", k, pause, seed))
+	}
+	t.Logf("%d kills, %d acknowledged operations, every one found", kills, c.acked)
+}
+
+// TestKillAtFailpointsUnderLoad lets the daemon die at each failpoint after a
+// random number of passes, with all workers at work. A failpoint that the load
+// does not reach is killed by hand.
+func TestKillAtFailpointsUnderLoad(t *testing.T) {
+	points := failpoints(t)
+	seed := number(t, "NEXUSFS_SEED", uint64(time.Now().UnixNano()))
+	kills := int(number(t, "NEXUSFS_KILLS", uint64(min(12, len(points)))))
+	rnd := rand.New(rand.NewPCG(seed, 10))
+	m := harness.New(t, harness.Options{Failpoints: true})
+	c := newCrew(t, m, seed)
+	t.Logf("seed %d", seed)
+	reached := map[string]int{}
+	order := rnd.Perm(len(points))
+	for k := range kills {
+		point := points[order[k%len(points)]]
+		passes := rnd.IntN(40)
+		must(t, m.Stop())
+		m.SetEnv(fmt.Sprintf("GOFAIL_FAILPOINTS=%s=%d*off->panic", point, passes))
+		if err := m.Start(); err == nil {
+			c.work(func() {
+				if diedWithin(m, 3*time.Second) {
+					reached[point]++
+				} else {
+					m.Kill9()
+				}
+			})
+		} else if m.Alive() {
+			t.Fatal(err)
+		} else {
+			reached[point]++ // it died while it started, or recovered
+		}
+		m.SetEnv()
+		m.Restart()
+		what := fmt.Sprintf("kill %d at %s after %d passes, seed %d", k, point, passes, seed)
+		if t.Failed() {
+			t.Fatal(what)
+		}
+		c.verify(what)
+	}
+	t.Logf("%d kills, %d acknowledged operations, every one found; failpoints that fired: %v", kills, c.acked, reached)
+}
+
+// TestLedger runs a worker on a plain filesystem: the ledger itself is right.
+func TestLedger(t *testing.T) {
+	w := newWorker(harness.Scratch(t), number(t, "NEXUSFS_SEED", uint64(time.Now().UnixNano())))
+	for w.done < 1500 {
+		op := w.choose()
+		if op == nil {
+			continue
+		}
+		must(t, w.perform(op))
+		if w.done%100 == 0 {
+			if _, err := w.verify(); err != nil {
+				t.Fatalf("%v; the last operations: %q", err, w.recent)
+			}
+		}
+	}
+}
+
+// diedWithin waits for the daemon's end.
+func diedWithin(m *harness.Mount, limit time.Duration) bool {
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if !m.Alive() {
+			return true
+		}
+	}
+	return false
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
