@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"time"
+)
+
+// openHere opens a store that no daemon has, for one command, and returns a
+// client of it.
+func (a *app) openHere(ctx context.Context, t *target, need access, role string) (*client, error) {
+	log, err := a.commandLogger()
+	if err != nil {
+		return nil, err
+	}
+	var lock *storeLock
+	if need == accessRead {
+		lock, err = lockShared(ctx, t.store)
+	} else {
+		lock, err = lockExclusive(ctx, t.store, holder{PID: os.Getpid(), Role: role, Started: time.Now(), Version: versionString()})
+	}
+	if err != nil {
+		return nil, err
+	}
+	e, err := openEngine(ctx, engineOptions{dir: t.store, mount: a.offlineOptions(t), readOnly: need == accessRead, log: log})
+	if err != nil {
+		return nil, errors.Join(err, lock.Release())
+	}
+	c := &control{engine: e, log: log}
+	return inProcess(c.handler(), func() error { return errors.Join(e.Close(), lock.Release()) }), nil
+}
+
+// offlineOptions keeps to what the last mount kept of history: a command must
+// not let go what a mount with other options would have kept.
+func (a *app) offlineOptions(t *target) mountOptions {
+	m := mountOptions{Durability: "relaxed", History: defaultHistory(), Source: t.display()}
+	if mark, err := t.store.readMark(); err == nil && mark.History != "" {
+		if p, err := parseHistory(mark.History); err == nil {
+			m.History = p
+		}
+	}
+	return m
+}
+
+// commandLogger is for commands: only what the user should know.
+func (a *app) commandLogger() (*slog.Logger, error) {
+	config, err := a.loadConfig()
+	if err != nil {
+		return nil, err
+	}
+	return newLogger(a.stderr, LogConfig{Level: "warn", Format: config.Log.Format})
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// storeDir is an embedded store's directory:
+//
+//	format       what this directory is: product and version
+//	lock         flock: exclusive by the daemon, shared by commands that read
+//	meta.db      SQLite, with -wal and -shm beside it
+//	content/     blobs, by zone
+//	control.sock the daemon's socket
+//	daemon.log   in background mode
+type storeDir string
+
+func (d storeDir) file(name string) string { return filepath.Join(string(d), name) }
+
+func (d storeDir) database() string           { return d.file("meta.db") }
+func (d storeDir) content(zone string) string { return filepath.Join(string(d), "content", zone) }
+func (d storeDir) log() string                { return d.file("daemon.log") }
+
+const (
+	formatProduct = "nexusfs"
+	formatVersion = 1
+	defaultZone   = "default"
+)
+
+// formatMark is the content of the file format. State is "new" until the
+// database exists: only then may a missing database be made.
+type formatMark struct {
+	Product string    `json:"product"`
+	Version int       `json:"version"`
+	State   string    `json:"state"`
+	Created time.Time `json:"created"`
+	History string    `json:"history,omitempty"` // what the last mount kept; gc without a daemon keeps to it
+}
+
+// storeState is what a directory turned out to be.
+type storeState uint8
+
+const (
+	storeReady  storeState = iota
+	storeNew               // marked, never opened: a creation that was cut short
+	storeAbsent            // missing or empty: mount may make a store here
+)
+
+// inspect looks at the directory and changes nothing. An error is a sentence
+// with exitStore.
+func (d storeDir) inspect() (storeState, error) {
+	entries, err := os.ReadDir(string(d))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return storeAbsent, nil
+	case errors.Is(err, syscall.ENOTDIR):
+		return 0, fail(exitStore, "%s is a file, not a store: give a directory", escapeName(string(d)))
+	case err != nil:
+		return 0, fail(exitStore, "store: %w", err)
+	}
+	names := map[string]bool{}
+	for _, e := range entries {
+		names[e.Name()] = true
+	}
+	if names["format"] {
+		return d.inspectMarked(names)
+	}
+	if names["meta.db"] || names["content"] {
+		return 0, fail(exitStore, "%s is half a store: it has %s and no file `format`; restore the directory whole from a backup, or give another one", escapeName(string(d)), have(names, "meta.db", "content"))
+	}
+	for name := range names {
+		if name != "lost+found" && name != "lock" {
+			return 0, fail(exitStore, "%s is not a nexusfs store and not empty (it holds %q): give an empty directory or one that does not exist yet", escapeName(string(d)), name)
+		}
+	}
+	return storeAbsent, nil
+}
+
+func (d storeDir) inspectMarked(names map[string]bool) (storeState, error) {
+	mark, err := d.readMark()
+	if err != nil {
+		return 0, err
+	}
+	if mark.Version > formatVersion {
+		return 0, fail(exitStore, "the store %s has format %d and this nexusfs knows up to %d: use a newer nexusfs", escapeName(string(d)), mark.Version, formatVersion)
+	}
+	if mark.State == "new" {
+		return storeNew, nil
+	}
+	for _, part := range []string{"meta.db", "content"} {
+		if !names[part] {
+			return 0, fail(exitStore, "%s is half a store: `%s` is missing; restore the directory whole from a backup", escapeName(string(d)), part)
+		}
+	}
+	return storeReady, nil
+}
+
+func have(names map[string]bool, parts ...string) string {
+	parts = slices.DeleteFunc(parts, func(p string) bool { return !names[p] })
+	s := ""
+	for i, p := range parts {
+		if i > 0 {
+			s += " and "
+		}
+		s += "`" + p + "`"
+	}
+	return s
+}
+
+// begin makes the directory, empty but for its lock, so that it can be locked.
+func (d storeDir) begin() error {
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return storeWriteError(d, err)
+	}
+	return nil
+}
+
+func (d storeDir) readMark() (formatMark, error) {
+	var mark formatMark
+	data, err := os.ReadFile(d.file("format"))
+	if err != nil {
+		return mark, fail(exitStore, "store: %w", err)
+	}
+	if err := json.Unmarshal(data, &mark); err != nil || mark.Product != formatProduct {
+		return mark, fail(exitStore, "%s is not a nexusfs store: its file `format` belongs to another product", escapeName(string(d)))
+	}
+	return mark, nil
+}
+
+// markNew writes the file format of a store that is being made. The caller
+// holds the lock.
+func (d storeDir) markNew(now time.Time) error {
+	return d.writeMark(formatMark{Product: formatProduct, Version: formatVersion, State: "new", Created: now.UTC()})
+}
+
+// markReady says that the store is whole, and what is kept of its history. The
+// caller holds the lock. Nothing is written when it is said already, so that a
+// store on a full disk can be mounted.
+func (d storeDir) markReady(history historyPolicy) error {
+	mark, err := d.readMark()
+	if err != nil {
+		return err
+	}
+	if mark.State == "ready" && mark.History == history.String() {
+		return nil
+	}
+	mark.State, mark.History = "ready", history.String()
+	return d.writeMark(mark)
+}
+
+func (d storeDir) writeMark(mark formatMark) error {
+	data, err := json.MarshalIndent(mark, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(d.file("format"), append(data, '\n'), 0o600); err != nil {
+		return storeWriteError(d, err)
+	}
+	return nil
+}
+
+// storeWriteError says what to do about a disk that takes nothing.
+func storeWriteError(d storeDir, err error) error {
+	dir := escapeName(string(d))
+	switch {
+	case errors.Is(err, syscall.EROFS):
+		return fail(exitStore, "the store %s is on a read-only disk, and nexusfs has to write there: %w", dir, err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fail(exitStore, "the disk of the store %s is full: free some space and try again: %w", dir, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fail(exitStore, "the store %s is not yours to write: use its owner's account, or another directory: %w", dir, err)
+	}
+	return fail(exitStore, "store %s: %w", dir, err)
+}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// target is what a STORE, MOUNTPOINT or PATH argument means.
+type target struct {
+	store  storeDir
+	name   string      // of a named store, else ""
+	mount  *mountEntry // when it was given through a mount
+	inside string      // path within the zone; "/" for the whole
+}
+
+// display is the name under which users know the store.
+func (t *target) display() string {
+	if t.name != "" {
+		return t.name
+	}
+	return string(t.store)
+}
+
+// resolve finds out what an argument means: a named store, a URL, a path
+// inside of a mount, or a store's directory, in this order. "" is the mount of
+// the working directory, or the only one.
+func (a *app) resolve(arg string) (*target, error) {
+	config, err := a.loadConfig()
+	if err != nil {
+		return nil, err
+	}
+	if arg == "" {
+		return a.resolveDefault(config)
+	}
+	if s, ok := config.Stores[arg]; ok {
+		path, err := storePath(s.URL)
+		return &target{store: storeDir(path), name: arg, inside: "/"}, err
+	}
+	if strings.Contains(arg, "://") {
+		path, err := storePath(arg)
+		return &target{store: storeDir(path), inside: "/"}, withCode(exitUsage, err)
+	}
+	path, err := realPath(arg)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := nexusMounts()
+	if err != nil {
+		return nil, err
+	}
+	if m, inside, ok := mountOf(mounts, path); ok {
+		return mountTarget(config, m, inside)
+	}
+	if real, err := filepath.EvalSymlinks(path); err == nil { // a link to a mount, or to a store
+		path = real
+	}
+	if m, inside, ok := mountOf(mounts, path); ok {
+		return mountTarget(config, m, inside)
+	}
+	return &target{store: storeDir(path), inside: "/"}, nil
+}
+
+func (a *app) resolveDefault(config *Config) (*target, error) {
+	mounts, err := nexusMounts()
+	if err != nil {
+		return nil, err
+	}
+	if wd, err := os.Getwd(); err == nil {
+		if m, inside, ok := mountOf(mounts, wd); ok {
+			return mountTarget(config, m, inside)
+		}
+	}
+	switch len(mounts) {
+	case 0:
+		return nil, fail(exitUsage, "no nexusfs is mounted here: name a STORE")
+	case 1:
+		return mountTarget(config, mounts[0], "/")
+	}
+	var points []string
+	for _, m := range mounts {
+		points = append(points, escapeName(m.Point))
+	}
+	return nil, fail(exitUsage, "several nexusfs are mounted: name one of %s", strings.Join(points, ", "))
+}
+
+// mountTarget finds the store behind a mount. The mount table's source says it
+// without asking the daemon, which may be dead or stuck.
+func mountTarget(config *Config, m mountEntry, inside string) (*target, error) {
+	t := &target{mount: &m, inside: inside}
+	if s, ok := config.Stores[m.Source]; ok {
+		path, err := storePath(s.URL)
+		t.store, t.name = storeDir(path), m.Source
+		return t, err
+	}
+	if filepath.IsAbs(m.Source) {
+		t.store = storeDir(m.Source)
+		return t, nil
+	}
+	path, err := storeOfMount(m.Point)
+	if err != nil {
+		return nil, fail(exitDaemon, "the mount at %s does not say which store it shows (its source is %q): name the STORE instead: %w", escapeName(m.Point), m.Source, err)
+	}
+	t.store = storeDir(path)
+	return t, nil
+}
+
+// access is what a command needs of a store.
+type access uint8
+
+const (
+	accessRead   access = iota // the daemon, or the store read-only
+	accessWrite                // the daemon, or the store exclusively
+	accessDaemon               // the daemon alone
+)
+
+// connect returns a client for a target. role names the command to those whom
+// it keeps out.
+func (a *app) connect(ctx context.Context, t *target, need access, role string) (*client, error) {
+	state, err := t.store.inspect()
+	if err != nil {
+		return nil, err
+	}
+	if state == storeAbsent {
+		return nil, fail(exitStore, "there is no store at %s: `nexusfs mount %s MOUNTPOINT` makes one", escapeName(string(t.store)), escapeName(string(t.store)))
+	}
+	by, held, err := probeLock(t.store)
+	switch {
+	case err != nil:
+		return nil, err
+	case held && by.Role == "mount":
+		return awaitDaemon(ctx, t.store, by)
+	case held:
+		return nil, &exitError{code: exitStore, err: &errHeld{dir: t.store, by: by}}
+	case need == accessDaemon:
+		return nil, fail(exitDaemon, "the store %s is not mounted, and this command asks the daemon: mount it first", escapeName(t.display()))
+	}
+	return a.openHere(ctx, t, need, role)
+}
+
+// Bounds of waiting for a daemon that has its lock and no socket yet.
+const (
+	socketPatience = 30 * time.Second
+	socketInterval = 20 * time.Millisecond
+)
+
+// awaitDaemon connects to a daemon that holds the lock: it may just be starting.
+func awaitDaemon(ctx context.Context, d storeDir, by holder) (*client, error) {
+	if by.Control == "" {
+		by.Control = d.file("control.sock")
+	}
+	for deadline := time.Now().Add(socketPatience); ; {
+		conn, err := dialControl(ctx, by.Control)
+		if err == nil {
+			conn.Close()
+			return dialDaemon(by.Control), nil
+		}
+		starting := errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
+		if !starting || time.Now().After(deadline) || !processLives(by.PID) {
+			return nil, fail(exitDaemon, "the daemon with pid %d does not answer on %s: only root and the user who mounted may talk to it: %w", by.PID, escapeName(by.Control), err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fail(exitSignal, "interrupted")
+		case <-time.After(socketInterval):
+		}
+	}
+}
+
+// storeFlag is --store of the verbs that take a PATH: PATH is then counted from
+// the root of that store.
+type storeFlag struct{ store string }
+
+func (f *storeFlag) register(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.store, "store", "s", "", "take PATH from the root of this `STORE`, mounted or not")
+}
+
+// resolve finds the store and the path within it.
+func (f *storeFlag) resolve(a *app, path string) (*target, error) {
+	if f.store == "" {
+		t, err := a.resolve(path)
+		if err != nil || t.mount != nil {
+			return t, err
+		}
+		return nil, fail(exitUsage, "%s is not inside of a nexusfs mount: give a path in a mount, or --store STORE and the path from its root", escapeName(path))
+	}
+	t, err := a.resolve(f.store)
+	if err != nil {
+		return nil, err
+	}
+	t.inside = filepath.Join("/", path)
+	return t, nil
+}
+
+// pathArgs starts a request about one path.
+func pathArgs(t *target) url.Values { return url.Values{"path": {t.inside}} }
+
+// isReset recognises a peer that hung up.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// withClient resolves, connects, runs fn and closes.
+func (a *app) withClient(ctx context.Context, t *target, need access, role string, fn func(*client) error) (err error) {
+	c, err := a.connect(ctx, t, need, role)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := c.Close(); cerr != nil && err == nil {
+			err = fail(exitStore, "closing the store: %w", cerr)
+		}
+	}()
+	return fn(c)
+}
+
+// argument returns args[i] or "".
+func argument(args []string, i int) string {
+	if i < len(args) {
+		return args[i]
+	}
+	return ""
+}

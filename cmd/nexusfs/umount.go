@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func umountVerb(a *app) *cobra.Command {
+	var lazy bool
+	cmd := &cobra.Command{
+		Use:     "umount STORE|MOUNTPOINT",
+		Aliases: []string{"unmount"},
+		Short:   "unmount, make everything durable and end the daemon",
+		Long: `umount takes the mount away, waits until its daemon has finished open work and
+made it durable, and returns when the daemon is gone and the store free. A
+mount that is in use is not touched, unless --lazy is given: then it leaves the
+tree at once and programs that still use it get errors. What a dead daemon left
+at MOUNTPOINT is removed.`,
+		Example: "  nexusfs umount ./mnt\n  nexusfs umount --lazy projects",
+		Args:    cobra.ExactArgs(1),
+		RunE: action(func(ctx context.Context, args []string) error {
+			return a.umount(ctx, args[0], lazy)
+		}),
+	}
+	cmd.Flags().BoolVarP(&lazy, "lazy", "l", false, "take a mount away that is in use")
+	return cmd
+}
+
+func (a *app) umount(ctx context.Context, arg string, lazy bool) error {
+	t, err := a.resolve(arg)
+	if err != nil {
+		return err
+	}
+	by, held, err := probeLock(t.store)
+	switch {
+	case err != nil:
+		return err
+	case !held || by.Role != "mount":
+		return a.umountDead(t, arg)
+	case t.mount != nil && by.Mountpoint != t.mount.Point && by.Mountpoint != "":
+		// A dead daemon's mount beside a living one of the same store elsewhere.
+		return a.umountDead(t, arg)
+	}
+	c, err := awaitDaemon(ctx, t.store, by)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var done struct{}
+	err = c.post(ctx, "umount", url.Values{"lazy": {strconv.FormatBool(lazy)}}, &done)
+	if err != nil {
+		return err
+	}
+	return awaitGone(ctx, t.store, by.PID)
+}
+
+// umountDead removes what no daemon serves any more.
+func (a *app) umountDead(t *target, arg string) error {
+	if t.mount == nil {
+		return fail(exitMount, "%s is not mounted", escapeName(arg))
+	}
+	if err := cleanStale(t.mount.Point); err != nil {
+		return fail(exitMount, "the daemon of %s is gone, and its mount could not be removed: %w", escapeName(t.mount.Point), err)
+	}
+	a.note("the daemon of %s was gone; its mount is removed", escapeName(t.mount.Point))
+	return nil
+}
+
+// awaitGone waits until the daemon has given the store up. How long open work
+// takes is the disk's business; the user can interrupt the wait, not the work.
+func awaitGone(ctx context.Context, store storeDir, pid int) error {
+	for {
+		by, held, err := probeLock(store)
+		if err != nil {
+			return err
+		}
+		if (!held || by.PID != pid) && !processRuns(pid) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fail(exitSignal, "interrupted: the daemon with pid %d is still finishing its work", pid)
+		case <-time.After(lockInterval):
+		}
+	}
+}
+
+// unmount is the daemon's side.
+func (c *control) unmount(_ context.Context, r *http.Request) (struct{}, error) {
+	var none struct{}
+	if c.umount == nil {
+		return none, fail(exitMount, "nothing is mounted")
+	}
+	lazy := r.FormValue("lazy") == "true"
+	point := c.engine.mountpoint
+	c.log.Info("umount asked for", "lazy", lazy, "uid", peerFrom(r.Context()).UID, "pid", peerFrom(r.Context()).PID)
+	err := c.umount(lazy)
+	if err == nil {
+		return none, nil
+	}
+	if users := mountUsers(point, 5); len(users) > 0 {
+		return none, fail(exitMount, "%s is in use by %s: end them or leave the directory, or use --lazy", escapeName(point), strings.Join(users, ", "))
+	}
+	return none, fail(exitMount, "%s could not be unmounted: %w; is a program using it? --lazy takes it away all the same", escapeName(point), err)
+}
+
+// mountUsers lists, as far as /proc tells, up to limit processes with a
+// directory or file below point. It reads links only, so it never enters the
+// mount itself.
+func mountUsers(point string, limit int) []string {
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, proc := range procs {
+		how := processUse(proc, point)
+		if how == "" {
+			continue
+		}
+		if len(out) == limit {
+			return append(out, "others")
+		}
+		comm, err := os.ReadFile(proc + "/comm")
+		if err != nil && !errors.Is(err, os.ErrPermission) {
+			continue // it has just ended
+		}
+		out = append(out, fmt.Sprintf("%s (pid %s, %s)", escapeName(strings.TrimSpace(string(comm))), filepath.Base(proc), how))
+	}
+	return out
+}
+
+// processUse says how a process uses the mount: "" when it does not.
+func processUse(proc, point string) string {
+	for _, link := range []struct{ name, how string }{
+		{"cwd", "works in"}, {"root", "has its root in"}, {"exe", "runs from"},
+	} {
+		if to, err := os.Readlink(filepath.Join(proc, link.name)); err == nil && isBelow(point, to) {
+			return link.how + " " + escapeName(to)
+		}
+	}
+	fds, err := os.ReadDir(filepath.Join(proc, "fd"))
+	if err != nil {
+		return ""
+	}
+	for _, fd := range fds {
+		if to, err := os.Readlink(filepath.Join(proc, "fd", fd.Name())); err == nil && isBelow(point, to) {
+			return "has " + escapeName(to) + " open"
+		}
+	}
+	if maps, err := os.ReadFile(filepath.Join(proc, "maps")); err == nil && mapsBelow(string(maps), point) {
+		return "maps a file"
+	}
+	return ""
+}
+
+func isBelow(point, path string) bool {
+	_, in := below(point, path)
+	return in
+}
+
+// mapsBelow looks for a file below point in proc_pid_maps(5).
+func mapsBelow(maps, point string) bool {
+	return slices.ContainsFunc(strings.Split(maps, "\n"), func(line string) bool {
+		_, path, ok := strings.Cut(line, "/")
+		return ok && isBelow(point, "/"+path)
+	})
+}

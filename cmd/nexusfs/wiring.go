@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"nexusfs/content/local"
+	"nexusfs/fusefs"
+	"nexusfs/hooks"
+	"nexusfs/meta"
+	"nexusfs/sqlssot/sqlite"
+)
+
+// This file is where the rooms meet, and the way of the data is visible here:
+//
+//	kernel -> fusefs -> meta.FS -> content/local   blobs
+//	                           \-> sqlssot/sqlite  the truth, one transaction
+//	                            -> hooks           cache invalidation, followers of the log
+//
+// No other file of this package imports a room but meta.
+
+// engineOptions say which store to open, and for what.
+type engineOptions struct {
+	dir        storeDir
+	mountpoint string // "" without a mount
+	mount      mountOptions
+	readOnly   bool // nothing on the disk is changed: no session, no recovery
+	log        *slog.Logger
+}
+
+// engine is an open store.
+type engine struct {
+	dir        storeDir
+	mountpoint string
+	zone       string
+	options    mountOptions
+	started    time.Time
+
+	fs       *meta.FS
+	history  meta.History
+	upkeep   meta.Upkeep
+	store    meta.Store
+	content  meta.Content
+	notifier *fusefs.Notifier // nil without a mount
+	news     *news            // nil without a mount
+
+	stopping chan struct{} // closed when the daemon begins to end
+	closers  []func() error
+}
+
+// openEngine opens the store's parts from the disk upward and, unless it is
+// read-only, begins a session, which takes back what a power loss left undone
+// (P22). Errors carry exitStore.
+func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
+	e := &engine{
+		dir: o.dir, mountpoint: o.mountpoint, zone: defaultZone, options: o.mount,
+		started: time.Now(), stopping: make(chan struct{}),
+	}
+	defer func() {
+		if err != nil {
+			err = withCode(exitStore, storeOpenError(o.dir, errors.Join(err, e.closeParts())))
+		}
+	}()
+	db, err := openDatabase(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	e.closers = append(e.closers, db.Close)
+	blobs, err := local.Open(ctx, local.Options{Dir: o.dir.content(e.zone), ReadOnly: o.readOnly, Log: o.log})
+	if err != nil {
+		return nil, err
+	}
+	e.closers = append(e.closers, blobs.Close)
+	e.history, e.upkeep, e.store, e.content = db, db, db, blobs
+
+	var chain []meta.Hook
+	if o.mountpoint != "" {
+		e.notifier, e.news = fusefs.NewNotifier(o.log), &news{}
+		chain = append(chain, hooks.NewInvalidate(e.notifier), e.news)
+	}
+	host, boot := identity()
+	e.fs = meta.New(meta.Options{
+		Store: db, History: db, Sessions: db, Upkeep: db, Content: blobs, Hooks: chain,
+		Zone: e.zone, Node: host, BootID: boot, PID: os.Getpid(), Mountpoint: o.mountpoint,
+		Agent: o.mount.Agent, Task: o.mount.Task,
+		ReadOnly: o.readOnly || o.mount.ReadOnly,
+		Strict:   o.mount.Durability == "strict",
+		Retention: meta.RetentionPolicy{
+			Off: o.mount.History.Off, MaxAge: o.mount.History.MaxAge, MaxVersions: o.mount.History.Versions,
+		},
+		Log: o.log,
+	})
+	if err := e.fs.Open(ctx); err != nil {
+		return nil, err
+	}
+	e.closers = append(e.closers, func() error { return e.fs.Close(context.Background()) })
+	return e, nil
+}
+
+// openDatabase opens the zone, or makes it in a store that was never opened.
+func openDatabase(ctx context.Context, o engineOptions) (*sqlite.Store, error) {
+	options := sqlite.Options{
+		Path: o.dir.database(), Zone: defaultZone, ReadOnly: o.readOnly, Log: o.log,
+		Mode: 0o755, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
+	}
+	state, err := o.dir.inspect()
+	if err != nil {
+		return nil, err
+	}
+	if state != storeNew || o.readOnly {
+		return sqlite.Open(ctx, options)
+	}
+	db, err := sqlite.Create(ctx, options)
+	if meta.KindOf(err) == meta.KindExist && err != nil {
+		return sqlite.Open(ctx, options)
+	}
+	return db, err
+}
+
+// Run does the background work until ctx ends.
+func (e *engine) Run(ctx context.Context) error { return e.fs.Run(ctx) }
+
+// Close commits what is staged, makes everything durable and closes the parts
+// in reverse order.
+func (e *engine) Close() error { return e.closeParts() }
+
+func (e *engine) closeParts() error {
+	var errs []error
+	for i := len(e.closers) - 1; i >= 0; i-- {
+		errs = append(errs, e.closers[i]())
+	}
+	e.closers = nil
+	return errors.Join(errs...)
+}
+
+// fuseMount is the kernel's side of a mount. *fusefs.Server is the real one.
+type fuseMount interface {
+	Serve()
+	WaitMount() error
+	Unmount(lazy bool) error
+	OpenFiles() int
+}
+
+// mountFUSE mounts the engine's zone; the caller calls Serve.
+func mountFUSE(e *engine, spec *mountSpec, control string, log *slog.Logger) (fuseMount, error) {
+	o := spec.options
+	s, err := fusefs.Mount(e.fs, fusefs.Options{
+		Mountpoint: spec.mountpoint, Source: o.Source, ReadOnly: o.ReadOnly, AllowOther: o.AllowOther,
+		Extra: o.Kernel, Store: string(e.dir), Control: control,
+		Status:   func() ([]byte, error) { return e.statusJSON(context.Background()) },
+		Notifier: e.notifier, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// settleKernel waits until what a command changed is out of the kernel's caches.
+func (e *engine) settleKernel(ctx context.Context) error {
+	if e.notifier == nil {
+		return nil
+	}
+	return e.notifier.Drain(ctx)
+}
+
+// cleanStale removes the mount of a daemon that died.
+func cleanStale(point string) error { return fusefs.CleanStale(point) }
+
+// detach takes a mount away by force, whoever serves it.
+func detach(point string) error { return fusefs.Unmount(point, true) }
+
+// nexusMounts lists the nexusfs mounts of this mount namespace, oldest first.
+func nexusMounts() ([]mountEntry, error) {
+	list, err := fusefs.Mounts()
+	if err != nil {
+		return nil, fail(exitMount, "%w", err)
+	}
+	out := make([]mountEntry, len(list))
+	for i, m := range list {
+		out[i] = mountEntry{Point: m.Path, Source: m.Source, Root: m.Rel}
+	}
+	return out, nil
+}
+
+// identity names this machine and its boot; both may be unknown.
+func identity() (host, boot string) {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return host, ""
+	}
+	return host, strings.TrimSpace(string(data))
+}
+
+// storeOpenError says what a failure to open a store means for its owner.
+func storeOpenError(d storeDir, err error) error {
+	dir := escapeName(string(d))
+	switch meta.KindOf(err) {
+	case meta.KindReadOnly, meta.KindNoSpace, meta.KindQuota, meta.KindAccess, meta.KindPerm:
+		return storeWriteError(d, err)
+	case meta.KindInvalid, meta.KindNotSupported:
+		return fail(exitStore, "the store %s cannot be used by this nexusfs: %w", dir, err)
+	case meta.KindNotExist:
+		return fail(exitStore, "the store %s is incomplete: restore the directory whole from a backup: %w", dir, err)
+	case meta.KindDamaged:
+		return fail(exitStore, "the store %s is damaged: restore the directory whole from a backup: %w", dir, err)
+	}
+	return fail(exitStore, "opening the store %s: %w", dir, err)
+}
+
+// actor says who asked for a command, as the kernel attests it.
+func (c *control) caller(ctx context.Context) meta.Caller {
+	p := peerFrom(ctx)
+	return meta.Caller{UID: p.UID, GID: p.GID, PID: p.PID, Resolve: func(by meta.Caller) meta.Actor {
+		host, _ := identity()
+		exe, _ := os.Readlink(filepath.Join("/proc", pidString(by.PID), "exe")) // another user's process stays unnamed
+		return meta.Actor{
+			UID: by.UID, GID: by.GID, PID: by.PID, Exe: exe, Node: host,
+			StartTime: processStart(by.PID), Agent: c.engine.options.Agent, Task: c.engine.options.Task,
+		}
+	}}
+}
