@@ -35,6 +35,14 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 	return n
 }
 
+// often is how many times something is done in an ordinary run and in a long one.
+func often(ordinary, long uint64) uint64 {
+	if harness.Long() > 0 {
+		return long
+	}
+	return ordinary
+}
+
 // crew is the workers of a campaign, whose ledgers outlive the daemons.
 type crew struct {
 	t     *testing.T
@@ -101,7 +109,7 @@ func (c *crew) verify(what string) {
 // TestKill9Campaign kills the daemon at random moments under load.
 func TestKill9Campaign(t *testing.T) {
 	seed := number(t, "NEXUSFS_SEED", uint64(time.Now().UnixNano()))
-	kills := number(t, "NEXUSFS_KILLS", 15)
+	kills := number(t, "NEXUSFS_KILLS", often(15, 500))
 	rnd := rand.New(rand.NewPCG(seed, 9))
 	m := harness.New(t, harness.Options{})
 	c := newCrew(t, m, seed)
@@ -127,7 +135,7 @@ func TestKill9Campaign(t *testing.T) {
 func TestKillAtFailpointsUnderLoad(t *testing.T) {
 	points := failpoints(t)
 	seed := number(t, "NEXUSFS_SEED", uint64(time.Now().UnixNano()))
-	kills := int(number(t, "NEXUSFS_KILLS", uint64(min(12, len(points)))))
+	kills := int(number(t, "NEXUSFS_KILLS", often(uint64(min(12, len(points))), 300)))
 	rnd := rand.New(rand.NewPCG(seed, 10))
 	m := harness.New(t, harness.Options{Failpoints: true})
 	c := newCrew(t, m, seed)

@@ -7,7 +7,7 @@
 // acknowledged. The daemon dies by kill -9 at random moments, or at failpoints
 // of the commit path and the content store, which a special build offers.
 //
-// Environment: NEXUSFS_KILLS=N kills that often (an ordinary run: a few),
+// Environment: NEXUSFS_KILLS=N kills that often (an ordinary run: a few; a long one, by NEXUSFS_LONG: hundreds),
 // NEXUSFS_SEED=N repeats a run's choices, NEXUSFS_MATRIX=FILE writes the table
 // failpoint x operation.
 package campaign

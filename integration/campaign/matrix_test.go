@@ -58,10 +58,11 @@ func failpoints(t *testing.T) []string {
 // TestFailpointMatrix crosses failpoints with operations: the daemon dies at
 // the point while one operation is under way, and afterwards that operation is
 // wholly there or wholly absent, and all earlier ones are there. An ordinary
-// run takes a sample, NEXUSFS_KILLS=N with N above 100 takes all.
+// run takes a sample, a long one (NEXUSFS_LONG) and one that writes the table
+// (NEXUSFS_MATRIX) take all.
 func TestFailpointMatrix(t *testing.T) {
 	points := failpoints(t)
-	all := number(t, "NEXUSFS_KILLS", 0) > 100 || os.Getenv("NEXUSFS_MATRIX") != ""
+	all := harness.Long() > 0 || os.Getenv("NEXUSFS_MATRIX") != ""
 	address := freeAddress(t)
 	m := harness.New(t, harness.Options{Failpoints: true, Env: []string{"GOFAIL_HTTP=" + address}})
 	x := &matrix{t: t, m: m, address: address, crew: newCrew(t, m, 1), cells: map[[2]string]string{}}
