@@ -235,7 +235,7 @@ func readlinkat(dir int, name string, buf []byte) (int, error) {
 	}
 }
 
-// readAt reads a small file of /proc.
+// readAt reads a small file of /proc, which comes whole in one read.
 func readAt(dir int, name string) ([]byte, error) {
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -243,16 +243,10 @@ func readAt(dir int, name string) ([]byte, error) {
 	}
 	defer unix.Close(fd)
 	buf := make([]byte, 4096)
-	for n := 0; ; {
-		m, err := unix.Read(fd, buf[n:])
-		if isInterrupted(err) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if n += m; m == 0 || n == len(buf) {
-			return buf[:n], nil
+	for {
+		n, err := unix.Read(fd, buf)
+		if !isInterrupted(err) {
+			return buf[:max(n, 0)], err
 		}
 	}
 }

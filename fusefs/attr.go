@@ -15,9 +15,8 @@ const (
 	dirSize       = 4096 // shown as a directory's size, as on ext4
 	sectorSize    = 512  // unit of st_blocks
 	nanos         = int64(time.Second)
-	statxBasic    = 0x7ff // STATX_BASIC_STATS
-	statxBirth    = 0x800 // STATX_BTIME
-	setattrKnown  = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_MTIME | fuse.FATTR_ATIME_NOW | fuse.FATTR_MTIME_NOW | fuse.FATTR_CTIME
+	statxBasic    = 0x7ff                   // STATX_BASIC_STATS
+	statxBirth    = 0x800                   // STATX_BTIME
 	maxTimeSecond = math.MaxInt64/nanos - 1 // later times do not fit nanoseconds in 64 bits: 2262
 	minTimeSecond = math.MinInt64/nanos + 1
 )
@@ -163,15 +162,21 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 		}
 	}
 	ino := meta.Ino(in.NodeId)
+	set := setAttr(in)
+	if set.Valid == 0 && in.Uid != 0 {
+		// A request without content comes before a write or fallocate by
+		// somebody who must not keep set-user-id bits; root may.
+		set.Valid = meta.KillPriv
+	}
 	var a meta.Attr
 	var err error
-	if in.Valid&setattrKnown == 0 && in.Valid&fuse.FATTR_KILL_SUIDGID == 0 {
+	switch {
+	case set.Valid == 0:
 		a, err = r.fs.GetAttr(r.ctx, ino)
-	} else {
-		if in.Valid&fuse.FATTR_SIZE != 0 && in.Size > math.MaxInt64 {
-			return stTooBig
-		}
-		a, err = r.fs.SetAttr(r.ctx, r.caller(&in.InHeader), ino, setAttr(in), h)
+	case set.Valid&meta.SetSize != 0 && in.Size > math.MaxInt64:
+		return stTooBig
+	default:
+		a, err = r.fs.SetAttr(r.ctx, r.caller(&in.InHeader), ino, set, h)
 	}
 	if err != nil {
 		return r.status("setattr", in.NodeId, err)

@@ -82,7 +82,7 @@ func mountMem(t *testing.T, record bool, change ...func(*Options)) *mounted {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.srv = srv
+	m.srv, m.dir = srv, srv.Mountpoint()
 	go srv.Serve()
 	t.Cleanup(func() {
 		if err := srv.Unmount(false); err != nil {

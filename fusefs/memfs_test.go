@@ -604,4 +604,3 @@ func (n *memNode) truncate(size int64) {
 	n.Size = size
 	n.Bytes = int64(len(n.data)) * memChunk
 }
-

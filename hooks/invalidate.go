@@ -66,11 +66,12 @@ func (h *Invalidate) all(c *meta.Change) {
 }
 
 // unasked drops what an operation of the kernel's own changed besides what the
-// kernel knows: it has marked or updated the times, counts and names that a
-// request is bound to change, but not the mode, which a write to a set-user-id
-// file changes too.
+// kernel knows. It has marked or updated the times, counts, names and pages
+// that a request is bound to change, but not the mode: writing to a
+// set-user-id file changes that too, and so does truncating it by open(2).
 func (h *Invalidate) unasked(c *meta.Change) {
-	if c.Content == nil {
+	switch c.Record.Kind {
+	case meta.OpSetattr, meta.OpSetACL:
 		return
 	}
 	for i := range c.Inodes {

@@ -1,0 +1,187 @@
+package fusefs
+
+import (
+	"bufio"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"nexusfs/meta"
+)
+
+func TestAttestNamesTheProcess(t *testing.T) {
+	a := newAttester()
+	defer a.close()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan meta.Actor)
+	go func() { // on another thread: this one is locked
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		done <- a.Resolve(meta.Caller{UID: 1, GID: 2, PID: uint32(unix.Gettid())})
+	}()
+	got := <-done
+	if got.PID != uint32(os.Getpid()) || got.Exe != exe || got.StartTime == 0 || got.UID != 1 || got.GID != 2 {
+		t.Errorf("got %+v, want process %d running %s", got, os.Getpid(), exe)
+	}
+	self := a.Resolve(meta.Caller{PID: uint32(os.Getpid())})
+	if self.StartTime != got.StartTime || self.Cgroup != got.Cgroup {
+		t.Errorf("thread %+v, process %+v", got, self)
+	}
+}
+
+// TestAttestSeesExecAndEnd: what is remembered of a process must not outlive it.
+func TestAttestSeesExecAndEnd(t *testing.T) {
+	a := newAttester()
+	defer a.close()
+	cmd := exec.Command("sh", "-c", "echo ready; read line; exec cat")
+	in, _ := cmd.StdinPipe()
+	out, _ := cmd.StdoutPipe()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(out)
+	if _, err := lines.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	pid := uint32(cmd.Process.Pid)
+	first := a.Resolve(meta.Caller{PID: pid})
+	if want := realPath(t, "sh"); first.Exe != want || first.PID != pid {
+		t.Errorf("got %+v, want %s", first, want)
+	}
+	if again := a.Resolve(meta.Caller{PID: pid}); again != first {
+		t.Errorf("remembered %+v, want %+v", again, first)
+	}
+	in.Write([]byte("go\nafter\n"))
+	if line, err := lines.ReadString('\n'); line != "after\n" { // cat has it: the exec is through
+		t.Fatal(line, err)
+	}
+	second := a.Resolve(meta.Caller{PID: pid})
+	if want := realPath(t, "cat"); second.Exe != want || second.StartTime != first.StartTime {
+		t.Errorf("after exec got %+v, want %s", second, want)
+	}
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	gone := a.Resolve(meta.Caller{UID: 7, PID: pid})
+	if gone.Exe != ExeGone || gone.PID != pid || gone.UID != 7 {
+		t.Errorf("after the end got %+v", gone)
+	}
+}
+
+func realPath(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err = filepath.EvalSymlinks(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestAttestOutsideOfThePidNamespace(t *testing.T) {
+	a := newAttester()
+	if got := a.Resolve(meta.Caller{UID: 5}); got.Exe != ExeOutside || got.UID != 5 || got.PID != 0 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// TestAttestIsBounded: however many processes ask, few descriptors are held.
+func TestAttestIsBounded(t *testing.T) {
+	a := newAttester()
+	before := countFDs(t)
+	tids, err := filepath.Glob("/proc/[0-9]*/task/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		for _, tid := range tids {
+			who := a.Resolve(meta.Caller{PID: uint32(mustAtoi(t, filepath.Base(tid)))})
+			if who.PID == 0 {
+				t.Errorf("%s: %+v", tid, who)
+			}
+		}
+	}
+	if held := countFDs(t) - before; held > maxAttested+8 {
+		t.Errorf("%d descriptors are held", held)
+	}
+	a.close()
+	if left := countFDs(t) - before; left > 2 {
+		t.Errorf("%d descriptors are left after close", left)
+	}
+}
+
+func countFDs(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func mustAtoi(t *testing.T, s string) uint64 {
+	t.Helper()
+	v, found := statusField([]byte("x:"+s), "x:")
+	if !found {
+		t.Fatal(s)
+	}
+	return v
+}
+
+func TestStartTimeOfAnOddName(t *testing.T) {
+	stat := "12 (a) b (c) S 1 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 0 0"
+	if got := startTime([]byte(stat), nil); got != 987654 {
+		t.Errorf("got %d", got)
+	}
+	for _, bad := range []string{"", "12", "12 (a)", "12 (a) S 1 2"} {
+		if got := startTime([]byte(bad), nil); got != 0 {
+			t.Errorf("%q: got %d", bad, got)
+		}
+	}
+}
+
+func TestCgroupOf(t *testing.T) {
+	for want, text := range map[string]string{
+		"/user.slice/a:b": "0::/user.slice/a:b\n",
+		"/job":            strings.Join([]string{"9:name=systemd:/", "4:memory:/job", "0::/", ""}, "\n"),
+		"/":               "1:cpu:/\n0::/\n",
+		"":                "",
+	} {
+		if got := cgroupOf(text); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+func BenchmarkAttestKnown(b *testing.B) {
+	a := newAttester()
+	defer a.close()
+	c := meta.Caller{PID: uint32(os.Getpid())}
+	b.ReportAllocs()
+	for b.Loop() {
+		a.Resolve(c)
+	}
+}
+
+func BenchmarkAttestNew(b *testing.B) {
+	c := meta.Caller{PID: uint32(os.Getpid())}
+	for b.Loop() {
+		a := newAttester()
+		a.Resolve(c)
+		a.close()
+	}
+}
