@@ -186,16 +186,41 @@ func (s *Store) openConn(flags sqlite.OpenFlags, cacheKiB int) (*conn, error) {
 	return c, nil
 }
 
+// openReader opens a connection that refuses to write.
+func (s *Store) openReader(flags sqlite.OpenFlags) (*conn, error) {
+	c, err := s.openConn(flags, readerCacheKiB)
+	if err != nil || s.readOnly {
+		return c, err
+	}
+	return c, c.script("PRAGMA query_only=1")
+}
+
 // readers is a bounded pool of read connections; who finds none free waits.
 type readers struct {
 	open func() (*conn, error)
 	free chan *conn
+	most int
 
 	mu   sync.Mutex
 	made int // guarded by mu
 }
 
-const maxReaders = 3
+// Connections of one store besides the writer's and the checkpointer's.
+const (
+	maxReaders  = 3
+	maxScanners = 2
+)
+
+func (r *readers) init(most int) {
+	r.most = most
+	r.free = make(chan *conn, most)
+}
+
+// adopt takes over a connection that was opened elsewhere.
+func (r *readers) adopt(c *conn) {
+	r.made++
+	r.put(c)
+}
 
 // get borrows a connection.
 func (r *readers) get(ctx context.Context) (*conn, error) {
@@ -226,7 +251,7 @@ func closedErr(ok bool) error {
 func (r *readers) grow() (*conn, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.made >= maxReaders || r.open == nil {
+	if r.made >= r.most || r.open == nil {
 		return nil, nil
 	}
 	c, err := r.open()
@@ -243,7 +268,7 @@ func (r *readers) put(c *conn) { r.free <- c }
 func (r *readers) close() error {
 	r.mu.Lock()
 	n := r.made
-	r.made, r.open = maxReaders, nil
+	r.made, r.open = r.most, nil
 	r.mu.Unlock()
 	var errs []error
 	for range n {

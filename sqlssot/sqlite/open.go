@@ -44,7 +44,7 @@ type Options struct {
 // Store is one zone of one database file: meta.Store, meta.Sessions,
 // meta.History and meta.Upkeep.
 //
-// LOCK ORDER: ckptMu, then writeMu, then syncer.mu. Readers take none of them.
+// LOCK ORDER: sweepMu, ckptMu, writeMu, then syncer.mu. Readers take none of them.
 type Store struct {
 	path     string
 	uri      string
@@ -55,16 +55,21 @@ type Store struct {
 	log      *slog.Logger
 	now      func() time.Time
 
-	readers readers
-	syncer  syncer
+	readers  readers // for what a request waits for
+	scanners readers // for what may take long
+	syncer   syncer
 
-	writeMu sync.Mutex
-	w       *conn        // guarded by writeMu; nil when read-only or closed
-	head    headState    // guarded by writeMu: the counters row as last committed
-	session sessionState // guarded by writeMu
-	actors  actorTable   // guarded by writeMu
-	ckptMu  sync.Mutex
-	ckpt    *conn // guarded by ckptMu
+	writeMu    sync.Mutex
+	w          *conn        // guarded by writeMu; nil when read-only or closed
+	head       headState    // guarded by writeMu: the counters row as last committed
+	session    sessionState // guarded by writeMu
+	actors     actorTable   // guarded by writeMu
+	sweepMu    sync.Mutex
+	sweep      sweep    // guarded by sweepMu: where Prune goes on
+	fragmented meta.Ino // guarded by sweepMu: where Fragmented goes on
+
+	ckptMu sync.Mutex
+	ckpt   *conn // guarded by ckptMu
 }
 
 // headState is what Commit needs to know of the counters row.
@@ -104,7 +109,8 @@ func newStore(o Options) *Store {
 	if s.now == nil {
 		s.now = time.Now
 	}
-	s.readers.free = make(chan *conn, maxReaders)
+	s.readers.init(maxReaders)
+	s.scanners.init(maxScanners)
 	return s
 }
 
@@ -165,13 +171,8 @@ func (s *Store) openWith(zone func() error) (err error) {
 		flags, readFlags = sqlite.OpenReadOnly, sqlite.OpenReadOnly
 	}
 	s.uri = dbURI(s.path, s.readOnly, s.readOnly && unix.Access(dirOf(s.path), unix.W_OK) != nil)
-	s.readers.open = func() (*conn, error) {
-		c, err := s.openConn(readFlags, readerCacheKiB)
-		if err != nil || s.readOnly {
-			return c, err
-		}
-		return c, c.script("PRAGMA query_only=1")
-	}
+	s.readers.open = func() (*conn, error) { return s.openReader(readFlags) }
+	s.scanners.open = s.readers.open
 	first, err := s.openConn(flags, writerCacheKiB)
 	if err != nil {
 		return s.openError(err)
@@ -179,7 +180,7 @@ func (s *Store) openWith(zone func() error) (err error) {
 	defer func() {
 		if err != nil {
 			s.w = nil
-			err = errors.Join(err, s.readers.close(), s.syncer.close(), first.Close())
+			err = errors.Join(err, s.readers.close(), s.scanners.close(), s.syncer.close(), first.Close())
 		}
 	}()
 	s.w = first
@@ -195,8 +196,7 @@ func (s *Store) openWith(zone func() error) (err error) {
 	}
 	if s.readOnly {
 		s.w = nil
-		s.readers.made++
-		s.readers.put(first)
+		s.readers.adopt(first)
 		return nil
 	}
 	if err := s.loadHead(); err != nil {
@@ -275,7 +275,7 @@ func (s *Store) createZone(o Options) error {
 		}
 		s.setZone(next)
 		now := s.now().UnixNano()
-		if err := w.script("INSERT INTO zones(zone,name,epoch,next_ino,created) VALUES(?,?,1,2,?)", next, s.zoneName, now); err != nil {
+		if err := w.script("INSERT INTO zones(zone,name,epoch,next_ino,created,indexed) VALUES(?,?,1,2,?,?)", next, s.zoneName, now, s.base); err != nil {
 			return err
 		}
 		if err := w.script(`INSERT INTO counters(zone,kind,id,history,rev,head,barrier,reserved,topology,sessions)
@@ -334,7 +334,7 @@ func (s *Store) Close() error {
 	if !s.readOnly {
 		errs = append(errs, s.closeWriter())
 	}
-	errs = append(errs, s.readers.close())
+	errs = append(errs, s.readers.close(), s.scanners.close())
 	if s.w != nil {
 		errs = append(errs, s.w.Close())
 		s.w = nil

@@ -34,9 +34,15 @@ func (s *Store) updateLocked(op string, fn func(w *conn) error) error {
 		}
 	}
 	if !s.w.AutocommitEnabled() {
-		err = errors.Join(err, s.w.do(stRollback))
+		if rerr := s.w.do(stRollback); rerr != nil {
+			err = errors.Join(err, rerr)
+		}
 	}
-	return classify(op, 0, "", errors.Join(err, s.loadHead()))
+	s.actors = actorTable{} // rows that fn inserted are gone
+	if herr := s.loadHead(); herr != nil {
+		err = errors.Join(err, herr)
+	}
+	return classify(op, 0, "", err)
 }
 
 // Begin implements meta.Sessions. Every session before this one that has not

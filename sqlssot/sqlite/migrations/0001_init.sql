@@ -13,7 +13,8 @@ CREATE TABLE zones (
   epoch      INTEGER NOT NULL,            -- raised when revisions were lost (P15)
   policy_rev INTEGER NOT NULL DEFAULT 0,  -- revision of the rights
   next_ino   INTEGER NOT NULL,            -- first inode number that was never handed out
-  created    INTEGER NOT NULL
+  created    INTEGER NOT NULL,
+  indexed    INTEGER NOT NULL             -- newest revision that record_index covers
 );
 
 -- Kind 0: the zone's head and totals (id 0). Kind 1: usage per uid (id = uid).
@@ -58,7 +59,9 @@ CREATE TABLE inodes (
   version     INTEGER NOT NULL,
   target      BLOB                        -- of a symbolic link
 );
-CREATE INDEX inodes_unnamed ON inodes (ino) WHERE nlink = 0;
+-- What has no name: by age, and what never had one (O_TMPFILE).
+CREATE INDEX inodes_unnamed ON inodes (rev) WHERE nlink = 0;
+CREATE INDEX inodes_never_named ON inodes (rev) WHERE nlink = 0 AND cookie = 0;
 
 -- The image of an inode that was current until the operation at revision "end".
 CREATE TABLE inode_history (
@@ -181,4 +184,107 @@ CREATE TABLE late_answers (
   PRIMARY KEY (rev, reason)
 ) WITHOUT ROWID;
 
+-- Where records were pruned: the chain head after the last of them (P33).
+CREATE TABLE chain_seals (
+  rev INTEGER PRIMARY KEY, head BLOB NOT NULL, time INTEGER NOT NULL
+);
+
+-- Which records concern an inode. Filled in bulk away from the commit path, up
+-- to zones.indexed; records behind that are found by reading them.
+CREATE TABLE record_index (
+  ino INTEGER NOT NULL, rev INTEGER NOT NULL,
+  PRIMARY KEY (ino, rev)
+) WITHOUT ROWID;
+
 CREATE TABLE operation_kinds (kind INTEGER PRIMARY KEY, name TEXT NOT NULL);
+
+-- Views for users. Revisions and inode numbers are shown without their zone.
+
+CREATE VIEW versions AS
+SELECT z.name AS zone, v.ino & 281474976710655 AS ino, v.n AS version,
+  v.first_rev & 281474976710655 AS first_revision, v.rev & 281474976710655 AS revision,
+  v.size AS size, strftime('%Y-%m-%dT%H:%M:%S', v.time/1000000000, 'unixepoch') || printf('.%09dZ', v.time%1000000000) AS time,
+  a.uid AS uid, a.exe AS exe, a.agent AS agent
+FROM version_rows v JOIN zones z ON z.zone = v.ino >> 48 LEFT JOIN actors a ON a.actor = v.actor
+UNION ALL
+SELECT z.name, i.ino & 281474976710655, 1, i.content_rev & 281474976710655, i.content_rev & 281474976710655, i.size,
+  strftime('%Y-%m-%dT%H:%M:%S', i.btime/1000000000, 'unixepoch') || printf('.%09dZ', i.btime%1000000000), a.uid, a.exe, a.agent
+FROM inodes i JOIN zones z ON z.zone = i.ino >> 48
+LEFT JOIN operation_records r ON r.rev = i.content_rev LEFT JOIN actors a ON a.actor = r.actor
+WHERE i.version = 1 AND NOT EXISTS (SELECT 1 FROM version_rows v WHERE v.ino = i.ino);
+
+CREATE VIEW operations AS
+SELECT z.name AS zone, r.rev & 281474976710655 AS revision,
+  strftime('%Y-%m-%dT%H:%M:%S', r.time/1000000000, 'unixepoch') || printf('.%09dZ', r.time%1000000000) AS time,
+  coalesce(k.name, r.kind) AS kind, r.ino & 281474976710655 AS ino,
+  nullif(r.parent & 281474976710655, 0) AS parent, CAST(r.name AS TEXT) AS name,
+  nullif(r.new_parent & 281474976710655, 0) AS new_parent, CAST(r.new_name AS TEXT) AS new_name,
+  a.uid AS uid, a.gid AS gid, a.pid AS pid, a.exe AS exe, a.cgroup AS cgroup, a.node AS node, a.agent AS agent, a.task AS task,
+  nullif(r.version, 0) AS version, r.size AS size, r.before AS before, r.after AS after,
+  r.session AS session, r.seq AS seq, lower(hex(r.digest)) AS digest,
+  (SELECT group_concat(l.reason, '; ') FROM late_answers l WHERE l.rev = r.rev) AS not_acknowledged
+FROM operation_records r JOIN zones z ON z.zone = r.rev >> 48
+LEFT JOIN operation_kinds k ON k.kind = r.kind LEFT JOIN actors a ON a.actor = r.actor;
+
+CREATE VIEW batches AS
+SELECT z.name AS zone, (rev & 281474976710655) - batch + 1 AS first_revision, rev & 281474976710655 AS revision,
+  batch AS count, lower(hex(head)) AS head
+FROM operation_records JOIN zones z ON z.zone = rev >> 48 WHERE head IS NOT NULL;
+
+CREATE VIEW files AS
+WITH RECURSIVE tree(zone, ino, path) AS (
+  SELECT name, zone << 48 | 1, '' FROM zones
+  UNION ALL
+  SELECT t.zone, d.ino, t.path || '/' || CAST(d.name AS TEXT) FROM tree t JOIN dentries d ON d.parent = t.ino
+)
+SELECT t.zone AS zone, CASE t.path WHEN '' THEN '/' ELSE t.path END AS path, i.ino & 281474976710655 AS ino,
+  CASE i.mode >> 12 WHEN 1 THEN 'fifo' WHEN 2 THEN 'char' WHEN 4 THEN 'dir' WHEN 6 THEN 'block'
+    WHEN 8 THEN 'file' WHEN 10 THEN 'symlink' WHEN 12 THEN 'socket' END AS type,
+  printf('%04o', i.mode & 4095) AS mode, i.uid AS uid, i.gid AS gid, i.nlink AS nlink,
+  i.size AS size, i.bytes AS bytes, i.entries AS entries,
+  strftime('%Y-%m-%dT%H:%M:%S', i.mtime/1000000000, 'unixepoch') || printf('.%09dZ', i.mtime%1000000000) AS mtime,
+  strftime('%Y-%m-%dT%H:%M:%S', i.ctime/1000000000, 'unixepoch') || printf('.%09dZ', i.ctime%1000000000) AS ctime,
+  strftime('%Y-%m-%dT%H:%M:%S', i.btime/1000000000, 'unixepoch') || printf('.%09dZ', i.btime%1000000000) AS btime,
+  i.rev & 281474976710655 AS revision, nullif(i.version, 0) AS version,
+  CAST(i.target AS TEXT) AS target
+FROM tree t JOIN inodes i ON i.ino = t.ino;
+
+CREATE VIEW history AS
+SELECT z.name AS zone, parent & 281474976710655 AS parent, CAST(d.name AS TEXT) AS name, ino & 281474976710655 AS ino,
+  CASE type WHEN 4 THEN 'dir' WHEN 8 THEN 'file' WHEN 10 THEN 'symlink' ELSE 'special' END AS type,
+  begin & 281474976710655 AS first_revision, NULL AS end_revision
+FROM dentries d JOIN zones z ON z.zone = d.parent >> 48
+UNION ALL
+SELECT z.name, parent & 281474976710655, CAST(d.name AS TEXT), ino & 281474976710655,
+  CASE type WHEN 4 THEN 'dir' WHEN 8 THEN 'file' WHEN 10 THEN 'symlink' ELSE 'special' END,
+  begin & 281474976710655, "end" & 281474976710655
+FROM dentry_history d JOIN zones z ON z.zone = d.parent >> 48;
+
+CREATE VIEW deleted AS
+SELECT z.name AS zone, h.parent & 281474976710655 AS parent, CAST(h.name AS TEXT) AS name, h.ino & 281474976710655 AS ino,
+  i.size AS size, nullif(i.version, 0) AS version, max(h."end") & 281474976710655 AS revision,
+  strftime('%Y-%m-%dT%H:%M:%S', coalesce(r.time, i.ctime)/1000000000, 'unixepoch') || printf('.%09dZ', coalesce(r.time, i.ctime)%1000000000) AS time,
+  a.uid AS uid, a.exe AS exe, a.agent AS agent
+FROM dentry_history h JOIN inodes i ON i.ino = h.ino AND i.nlink = 0 JOIN zones z ON z.zone = h.parent >> 48
+LEFT JOIN operation_records r ON r.rev = h."end" LEFT JOIN actors a ON a.actor = r.actor
+GROUP BY h.parent, h.cookie, h.name, h.ino;
+
+CREATE VIEW content AS
+SELECT z.name AS zone, e.ino & 281474976710655 AS ino, e.off AS offset, e.len AS length, lower(hex(b.id)) AS blob, e.blob_off AS blob_offset,
+  e.begin & 281474976710655 AS first_revision, NULL AS end_revision
+FROM extents e JOIN blobs b ON b.blob = e.blob JOIN zones z ON z.zone = e.ino >> 48
+UNION ALL
+SELECT z.name, e.ino & 281474976710655, e.off, e.len, lower(hex(b.id)), e.blob_off,
+  e.begin & 281474976710655, e."end" & 281474976710655
+FROM extent_history e JOIN blobs b ON b.blob = e.blob JOIN zones z ON z.zone = e.ino >> 48;
+
+CREATE VIEW usage AS
+SELECT z.name AS zone, CASE kind WHEN 0 THEN 'zone' WHEN 1 THEN 'user' ELSE 'quota' END AS scope,
+  CASE kind WHEN 0 THEN NULL ELSE id END AS id, inodes, bytes, history AS history_bytes
+FROM counters c JOIN zones z ON z.zone = c.zone;
+
+CREATE VIEW sessions AS
+SELECT z.name AS zone, session & 281474976710655 AS session, s.epoch AS epoch, node, pid, mountpoint,
+  strftime('%Y-%m-%dT%H:%M:%SZ', started/1000000000, 'unixepoch') AS started,
+  strftime('%Y-%m-%dT%H:%M:%SZ', ended/1000000000, 'unixepoch') AS ended, fenced
+FROM session_rows s JOIN zones z ON z.zone = s.session >> 48;
