@@ -11,7 +11,7 @@ const (
 	condemnStep = 1024 // blobs
 	freeStep    = 256  // blobs freed at once
 	orphanStep  = 256  // inodes
-	passSteps   = 4096 // steps of a kind in one pass
+	keepSteps   = 64   // steps of a kind in one background pass; the next one goes on
 	keepPause   = 2 * time.Millisecond
 	lowSpace    = 20 // below a 20th of the disk, history goes before its time
 )
@@ -28,7 +28,20 @@ type CollectResult struct {
 type collector struct {
 	fs    *FS
 	pause time.Duration // between steps, so that users' operations go first
+	steps int           // of a kind; 0: until nothing is left
 	res   CollectResult
+}
+
+// loop does steps until one says that nothing is left, or the pass is over.
+func (c *collector) loop(ctx context.Context, step func() (more bool, err error)) error {
+	for i := 0; c.steps == 0 || i < c.steps; i++ {
+		if more, err := step(); err != nil {
+			return err
+		} else if !more || !c.rest(ctx) {
+			break
+		}
+	}
+	return ctx.Err()
 }
 
 // rest waits between two steps; false: the context ended.
@@ -68,18 +81,18 @@ func (c *collector) run(ctx context.Context, p Retention) error {
 	return c.reclaim(ctx)
 }
 
+// prune lets history go. Prune goes on where the pass before ended, so to have
+// looked at everything it has to come to its end twice.
 func (c *collector) prune(ctx context.Context, p Retention) error {
-	for range passSteps {
+	ends := 0
+	return c.loop(ctx, func() (bool, error) {
 		n, done, err := c.fs.o.Upkeep.Prune(ctx, p, pruneStep)
-		if err != nil {
-			return err
-		}
 		c.pruned(n)
-		if done || n == 0 || !c.rest(ctx) {
-			break
+		if done {
+			ends++
 		}
-	}
-	return ctx.Err()
+		return ends < 2, err
+	})
 }
 
 func (c *collector) pruned(n int) {
@@ -91,30 +104,25 @@ func (c *collector) pruned(n int) {
 // it before this session, or the kernel has forgotten them.
 func (c *collector) orphans(ctx context.Context, p Retention) error {
 	fs := c.fs
-	for range passSteps {
+	return c.loop(ctx, func() (bool, error) {
 		list, err := fs.o.Upkeep.Orphans(ctx, p, orphanStep)
 		if err != nil {
-			return err
+			return false, err
 		}
-		dropped := 0
 		for _, ino := range list {
 			if !fs.unreachable(ctx, ino) {
 				p.Open = append(p.Open, ino) // not again in this pass
 				continue
 			}
 			if err := fs.o.Upkeep.DropInode(ctx, ino); err != nil {
-				return err
+				return false, err
 			}
 			fs.cache.attr(ino).drop(ino)
 			fs.nodes.forgotten.remove(ino)
-			dropped++
+			c.res.Inodes++
 		}
-		c.res.Inodes += int64(dropped)
-		if len(list) < orphanStep || !c.rest(ctx) {
-			break
-		}
-	}
-	return ctx.Err()
+		return len(list) == orphanStep, nil
+	})
 }
 
 // unreachableAfter is for how long the kernel is believed to know an inode
@@ -145,16 +153,11 @@ func (fs *FS) unreachable(ctx context.Context, ino Ino) bool {
 // has it pinned.
 func (c *collector) reclaim(ctx context.Context) error {
 	fs := c.fs
-	for range passSteps {
+	err := c.loop(ctx, func() (bool, error) {
 		n, err := fs.o.Upkeep.Condemn(ctx, fs.now().UnixNano(), condemnStep)
-		if err != nil {
-			return err
-		}
-		if n == 0 || !c.rest(ctx) {
-			break
-		}
-	}
-	if err := ctx.Err(); err != nil {
+		return n == condemnStep, err
+	})
+	if err != nil {
 		return err
 	}
 	// gofail: var afterCondemn struct{}
@@ -162,20 +165,14 @@ func (c *collector) reclaim(ctx context.Context) error {
 	if err := fs.makeDurable(ctx); err != nil {
 		return err
 	}
-	for range passSteps {
+	return c.loop(ctx, func() (bool, error) {
 		list, err := fs.o.Upkeep.Condemned(ctx, before, freeStep)
 		if err != nil {
-			return err
+			return false, err
 		}
 		freed, err := c.free(ctx, list)
-		if err != nil {
-			return err
-		}
-		if len(list) < freeStep || freed == 0 || !c.rest(ctx) {
-			break
-		}
-	}
-	return ctx.Err()
+		return len(list) == freeStep && freed > 0, err
+	})
 }
 
 // makeDurable is a barrier that also covers what upkeep changed: that takes no
@@ -292,15 +289,13 @@ func (c *collector) purgeInode(ctx context.Context, p Retention, ino Ino) error 
 	if !ok {
 		return E("purge", ino, "", KindNotSupported, nil)
 	}
-	for range passSteps {
+	err := c.loop(ctx, func() (bool, error) {
 		n, done, err := up.PruneInode(ctx, ino, p, pruneStep)
-		if err != nil {
-			return err
-		}
 		c.pruned(n)
-		if done || n == 0 || !c.rest(ctx) {
-			break
-		}
+		return !done, err
+	})
+	if err != nil {
+		return err
 	}
 	return c.reclaim(ctx)
 }

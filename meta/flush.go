@@ -418,6 +418,9 @@ func (fs *FS) land(ctx context.Context, f *flight, err error) {
 		fs.unmap(n)
 	} else {
 		n.staged.under(&f.stage)
+		if f.kind == OpWriteStream {
+			n.putErr = err
+		}
 	}
 	fs.nodes.account(n)
 	landed := n.landed

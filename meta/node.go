@@ -50,7 +50,7 @@ type node struct {
 	held     int64         // bytes of memory that sealed chunks hold
 	ready    int64         // bytes of sealed chunks that are stored and not committed
 	unused   []*sealed     // sealed chunks that were written over; to be dropped by sweep
-	putErr   error         // storing a sealed chunk failed: the next write says so
+	putErr   error         // storing or committing in the background failed: the next write says so
 	counted  bool          // in nodes.dirty
 	charged  int64         // bytes of this node in nodes.staged
 	owner    uint64        // handle whose version ownerN is, 0: sealed

@@ -20,8 +20,10 @@ type putter struct {
 	active int       // guarded by mu
 	wg     sync.WaitGroup
 
-	// gate is held for reading from before a blob is stored until it is pinned:
-	// who takes it for writing knows every blob that is not referred to yet.
+	// gate orders a blob's pin and the look at its place against those who move
+	// or free places: they hold it for writing while they look at the pins, so
+	// no blob is being stored unpinned then, and no place being looked up. It is
+	// held over the store and the content store, in the background alone.
 	gate sync.RWMutex
 }
 
@@ -166,8 +168,10 @@ func (fs *FS) keep(ctx context.Context, data []byte) (b Blob, fresh bool, err er
 	pins := &fs.nodes.pins
 	if len(data) <= hashFirst {
 		id := fs.o.Content.ID(data)
+		fs.nodes.put.gate.RLock()
 		pins.add(id)
 		b, err = fs.o.Store.Blob(ctx, id)
+		fs.nodes.put.gate.RUnlock()
 		if err == nil {
 			return b, false, nil
 		}

@@ -84,14 +84,22 @@ func (fs *FS) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Even when nothing is missing the log may have lost its tail: a recovery
+	// that takes nothing back skips the numbers that were issued in it (I3).
+	from := first
+	if from == 0 {
+		from = head.Rev + 1
+	}
+	// gofail: var beforeRewind struct{}
+	rev, err := fs.o.Upkeep.Rewind(ctx, from, fs.now().UnixNano())
+	if err != nil {
+		return err
+	}
 	if first != 0 {
-		// gofail: var beforeRewind struct{}
-		rev, err := fs.o.Upkeep.Rewind(ctx, first, fs.now().UnixNano())
-		if err != nil {
-			return err
-		}
 		fs.log.Warn("power was lost before content reached the disk: the last operations were taken back",
 			"first", first, "last", head.Rev, "blobs", lost, "recovery", rev)
+	} else {
+		fs.log.Info("power was lost; nothing that refers to content is missing", "last", head.Rev, "recovery", rev)
 	}
 	// What stays was found on the disk, but found is not synced.
 	if err := fs.o.Content.Sync(ctx); err != nil {

@@ -174,7 +174,7 @@ func (k *keeper) collect(ctx context.Context, low bool) error {
 		p.Before = fs.now().Add(-age).UnixNano()
 		fs.log.Warn("the disk is nearly full: history goes before its time", "kept", age)
 	}
-	c := collector{fs: fs, pause: keepPause}
+	c := collector{fs: fs, pause: keepPause, steps: keepSteps}
 	err := c.run(ctx, p)
 	if c.res != (CollectResult{}) {
 		fs.log.Debug("collected", "history", c.res.History, "inodes", c.res.Inodes, "blobs", c.res.Blobs, "bytes", c.res.Bytes)
@@ -199,8 +199,26 @@ func (fs *FS) compactContent(ctx context.Context) error {
 		}
 		return samePlace(row, b), nil
 	}
-	moved := func(from, to Blob) error { return fs.o.Upkeep.Move(ctx, from, to) }
-	return fs.o.Content.Compact(ctx, live, moved)
+	return fs.o.Content.Compact(ctx, live, func(from, to Blob) error { return fs.moved(ctx, from, to) })
+}
+
+// moved records durably that a blob has a new place, for the old one goes next.
+// A writer who has seen the old place is about to name it in a row: it stays.
+func (fs *FS) moved(ctx context.Context, from, to Blob) error {
+	gate := &fs.nodes.put.gate
+	gate.Lock()
+	err := E("move", 0, "", KindConflict, nil)
+	if !fs.nodes.pins.has(from.ID) {
+		err = fs.o.Upkeep.Move(ctx, from, to)
+	}
+	gate.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := fs.o.Store.Sync(ctx); err != nil {
+		return fs.fail(err)
+	}
+	return nil
 }
 
 // leftoverStep is how many blobs without a row are looked at again at once.

@@ -8,7 +8,7 @@ import (
 
 // restoreMax is how many extents a version may have to be restored: all of
 // them are one operation.
-const restoreMax = 1 << 20
+const restoreMax = 1 << 17
 
 // Versions lists the versions of a file, oldest first.
 func (fs *FS) Versions(ctx context.Context, ino Ino) ([]Version, error) {
