@@ -91,14 +91,14 @@ func (s *Store) verifyFile(ctx context.Context, fd int, path string, b meta.Blob
 	if err != nil {
 		return err
 	}
-	src := source{fd: &openFD{fd: fd}, path: path, table: table}
+	src := source{s: s, b: b, fd: &openFD{fd: fd}, table: table}
 	buf := make([]byte, min(readChunk, b.Size))
 	for off := int64(0); off < b.Size; off += readChunk {
 		if ctx.Err() != nil {
 			return meta.E("", 0, "", meta.KindInterrupted, ctx.Err())
 		}
 		n := min(readChunk, b.Size-off)
-		if err := s.readWhole(src, int(off/content.LeafSize), off, buf[:n]); err != nil {
+		if err := src.readWhole(int(off/content.LeafSize), off, buf[:n]); err != nil {
 			return err
 		}
 	}

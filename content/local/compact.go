@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	"golang.org/x/sys/unix"
 
@@ -39,8 +40,7 @@ func unwrapCallback(op string, err error) error {
 	return diskError(op, err)
 }
 
-// Compact frees segments of which at least half is dead: it copies the living
-// records, flushes the copies, calls moved for each, and then removes the
+// Compact frees segments that are mostly waste: it copies the living records, flushes the copies, calls moved for each, and then removes the
 // segment. The old place is readable until moved has returned; what moved
 // recorded must be durable by then, for the old place goes next. An error of
 // moved of kind KindConflict means that the blob changed meanwhile: its copy is
@@ -64,8 +64,8 @@ func (s *Store) Compact(ctx context.Context, live func(meta.Blob) (bool, error),
 		if ctx.Err() != nil {
 			return meta.E("compact content", 0, "", meta.KindInterrupted, ctx.Err())
 		}
-		known, sparse := s.packs.sparse(n)
-		if known && !sparse {
+		known, alive := s.packs.liveBytes(n)
+		if known && !s.packs.wasteful(n, alive) {
 			continue
 		}
 		if !known {
@@ -81,16 +81,28 @@ func (s *Store) Compact(ctx context.Context, live func(meta.Blob) (bool, error),
 	return nil
 }
 
-// sparse reports whether a segment's records were counted, and whether at
-// least half of their bytes are dead.
-func (p *packs) sparse(n int64) (known, sparse bool) {
+// liveBytes reports whether a segment's records were counted, and how many
+// bytes of it are alive.
+func (p *packs) liveBytes(n int64) (known bool, live int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.segs[n]
 	if s == nil {
-		return true, false
+		return true, math.MaxInt64
 	}
-	return s.counted, s.dead >= s.live
+	return s.counted, s.live
+}
+
+// wasteful reports whether copying the live bytes of a segment is worth what
+// it gives back: at least half of what the segment occupies, without what was
+// punched out of it already. A segment of which hardly anything is left goes
+// too, so that the number of files stays in proportion.
+func (p *packs) wasteful(n, live int64) bool {
+	var st unix.Stat_t
+	if unix.Stat(p.path(n), &st) != nil {
+		return false
+	}
+	return st.Blocks*512/2 >= live || live <= p.max/16 && st.Size/2 >= live
 }
 
 // countState returns what a count needs to know before it begins.
@@ -126,7 +138,7 @@ type compaction struct {
 	wait     bool        // something in it may be on its way to its commit
 }
 
-// run counts the segment and, when at least half of it is dead, empties it.
+// run counts the segment and, when it is worth it, empties it.
 func (c *compaction) run(ctx context.Context) error {
 	frees, mine, ok := c.s.packs.countState(c.n)
 	if !ok {
@@ -137,7 +149,7 @@ func (c *compaction) run(ctx context.Context) error {
 		return err
 	}
 	c.s.packs.setCount(c.n, frees, liveBytes, deadBytes)
-	if deadBytes < liveBytes || c.wait || !c.s.packs.seal(c.n) {
+	if !c.s.packs.wasteful(c.n, liveBytes) || c.wait || !c.s.packs.seal(c.n) {
 		return nil
 	}
 	for len(c.alive) > 0 {
@@ -162,7 +174,7 @@ func (c *compaction) run(ctx context.Context) error {
 // count sorts the records.
 func (c *compaction) count(ctx context.Context, mine bool) (liveBytes, deadBytes int64, err error) {
 	strange, err := c.s.packs.scan(ctx, c.n, func(off int64, h header) error {
-		if h.State == stateDead {
+		if h.State != stateLive {
 			deadBytes += h.length()
 			return nil
 		}

@@ -19,6 +19,7 @@ import (
 func small(o *Options) {
 	o.SegmentSize = 256 << 10
 	o.FileThreshold = 128 << 10
+	o.FileLimit = meta.BlobMax + 1
 	o.OpenFiles = 2
 	o.UnsyncedFiles = 4
 	o.TableCache = 4 << 10
@@ -30,7 +31,7 @@ func TestConformance(t *testing.T) {
 		"defaults":  func(*Options) {},
 		"small":     small,
 		"no caches": func(o *Options) { o.TableCache, o.LeafCache = 1, -1 },
-		"all files": func(o *Options) { o.FileThreshold = 1 },
+		"all files": func(o *Options) { o.FileThreshold, o.FileLimit = 1, meta.BlobMax+1 },
 		"all packs": func(o *Options) { o.FileThreshold = meta.BlobMax + 1 },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -63,21 +63,17 @@ func newFDCache(limit int) *fdCache {
 	return &fdCache{max: limit, open: make(map[fdKey]*openFD)}
 }
 
-// get returns the open file of key, opening it if need be. The caller releases it.
-func (c *fdCache) get(key fdKey, open func() (int, error)) (*openFD, error) {
+// get returns the open file of key, which the caller releases, or nil: then
+// the caller opens it and calls add.
+func (c *fdCache) get(key fdKey) *openFD {
 	c.mu.Lock()
-	if o := c.open[key]; o != nil {
+	defer c.mu.Unlock()
+	o := c.open[key]
+	if o != nil {
 		o.refs++
 		c.lru.MoveToFront(o.elem)
-		c.mu.Unlock()
-		return o, nil
 	}
-	c.mu.Unlock()
-	fd, err := open()
-	if err != nil {
-		return nil, err
-	}
-	return c.add(key, fd), nil
+	return o
 }
 
 // add puts an open file into the cache and returns it, in use once. When the

@@ -104,8 +104,8 @@ func (f *files) ensureDir(segment int64) error {
 }
 
 // added notes a new file and, when fd is not nil, that its bytes are unsynced;
-// fd is released once they are synced. It returns how many files are unsynced.
-func (f *files) added(b meta.Blob, fd *openFD) int {
+// fd is released once they are synced.
+func (f *files) added(b meta.Blob, fd *openFD) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.newNames[f.subdir(b.Segment)] = struct{}{}
@@ -115,7 +115,6 @@ func (f *files) added(b meta.Blob, fd *openFD) int {
 	}
 	f.count.Add(1)
 	f.bytes.Add(b.Size)
-	return len(f.unsynced)
 }
 
 // takeDirty returns the files and directories to sync. synced follows for each
@@ -150,11 +149,11 @@ func (f *files) unsyncedBytes() int64 {
 	return f.pending
 }
 
-// clean reports whether there is nothing to sync.
-func (f *files) clean() bool {
+// dirtyCount returns how many files have something to sync.
+func (f *files) dirtyCount() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.unsynced) == 0 && len(f.newNames) == 0
+	return len(f.unsynced)
 }
 
 // remove deletes a blob's file; false: it was not there.

@@ -161,12 +161,19 @@ func alignDown(n, to int64) int64 { return n &^ (to - 1) }
 
 // open returns a segment's open file; the caller releases it.
 func (p *packs) open(n int64) (*openFD, error) {
-	return p.fds.get(fdKey{segment: n}, func() (int, error) {
-		if p.readOnly {
-			return openFile(p.path(n), unix.O_RDONLY)
-		}
-		return openFile(p.path(n), unix.O_RDWR)
-	})
+	key := fdKey{segment: n}
+	if o := p.fds.get(key); o != nil {
+		return o, nil
+	}
+	flags := unix.O_RDWR
+	if p.readOnly {
+		flags = unix.O_RDONLY
+	}
+	fd, err := openFile(p.path(n), flags)
+	if err != nil {
+		return nil, err
+	}
+	return p.fds.add(key, fd), nil
 }
 
 // append writes one record and returns its place. data is nil for kindLeaves,
@@ -191,6 +198,44 @@ func (p *packs) append(h header, table, data []byte) (n, off int64, early *openF
 	p.scratch.Put(sc)
 	early = p.finish(s, off, length, err)
 	return s.n, off, early, err
+}
+
+// appendLarge writes a data record whose bytes go to the disk while hash names
+// them. early is as in append.
+func (p *packs) appendLarge(data []byte, hash func([]byte) (meta.BlobID, []byte)) (b meta.Blob, early *openFD, err error) {
+	h := header{Kind: kindData, State: stateOpen, Size: int64(len(data))}
+	length := h.length()
+	s, off, err := p.reserve(length)
+	if err != nil {
+		return meta.Blob{}, nil, err
+	}
+	sc := p.scratch.Get().(*appendScratch)
+	defer p.scratch.Put(sc)
+	encodeHeader(sc.head[:], h)
+	wrote := make(chan error, 1)
+	go func() {
+		err := pwriteFull(s.fd.fd, sc.head[:], off)
+		if err == nil {
+			// gofail: var contentBeforeAppendData struct{}
+			err = pwriteFull(s.fd.fd, data, off+h.dataOffset())
+		}
+		wrote <- err
+	}()
+	id, table := hash(data)
+	if err = <-wrote; err == nil {
+		h.State, h.ID = stateLive, id
+		encodeFooter(sc.foot[:], h)
+		err = pwriteFull(s.fd.fd, sc.foot[:footerSize], off+length-footerSize)
+	}
+	if err == nil {
+		// gofail: var contentBeforeAppendHeader struct{}
+		encodeHeader(sc.head[:], h)
+		sc.pieces = [4][]byte{sc.head[:], table}
+		err = pwritevFull(s.fd.fd, sc.pieces[:2], off)
+		sc.pieces = [4][]byte{}
+	}
+	early = p.finish(s, off, length, err)
+	return blobOf(s.n, off, h), early, err
 }
 
 // reserve takes the next length bytes. The segment's file stays open until finish.
@@ -318,6 +363,13 @@ func (p *packs) synced(d dirtySegment) {
 		delete(p.dirty, d.s)
 	}
 	p.settle(d.s)
+}
+
+// dirtyCount returns how many segments have something to sync.
+func (p *packs) dirtyCount() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.dirty)
 }
 
 // isRetired reports whether this process removed the segment.

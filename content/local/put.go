@@ -13,7 +13,7 @@ import (
 // Put stores data, of 1 to BlobMax bytes, at a place of its own. It survives
 // the process at once and a power loss after the next Sync that starts after
 // Put returned. data is read by more than one goroutine and not retained. It
-// waits for the disk only when Options.UnsyncedFiles files are not synced yet.
+// waits for the disk only when too much is not synced yet (throttle).
 // Errors: KindInvalid (size), KindNoSpace (nothing is left behind; a later Put
 // may succeed), KindReadOnly, KindIO, KindInterrupted, KindShutdown.
 func (s *Store) Put(ctx context.Context, data []byte) (meta.Blob, error) {
@@ -27,8 +27,11 @@ func (s *Store) Put(ctx context.Context, data []byte) (meta.Blob, error) {
 			fmt.Errorf("a blob has 1 to %d bytes, not %d", meta.BlobMax, size))
 	}
 	put := s.putPack
-	if size >= s.opts.FileThreshold {
+	switch {
+	case size >= s.opts.FileThreshold && size < s.opts.FileLimit:
 		put = s.putFile
+	case size >= largeRecord:
+		put = s.putLarge
 	}
 	b, err := put(data)
 	if err != nil {
@@ -36,7 +39,7 @@ func (s *Store) Put(ctx context.Context, data []byte) (meta.Blob, error) {
 	}
 	s.puts.Add(1)
 	s.putBytes.Add(size)
-	return b, nil
+	return b, s.throttle()
 }
 
 // hash names data and keeps its leaf table for reading.
@@ -63,6 +66,16 @@ func (s *Store) putPack(data []byte) (meta.Blob, error) {
 	return blobOf(n, off, h), nil
 }
 
+// largeRecord is the size from which hashing beside writing is worth a goroutine.
+const largeRecord = 512 << 10
+
+// putLarge stores a large record in the active segment.
+func (s *Store) putLarge(data []byte) (meta.Blob, error) {
+	b, early, err := s.packs.appendLarge(data, s.hash)
+	s.work.startWriting(early)
+	return b, err
+}
+
 // putFile stores a file:
 //
 //  1. the bytes go to a temporary file while they are hashed;
@@ -86,14 +99,24 @@ func (s *Store) putFile(data []byte) (meta.Blob, error) {
 	}
 	o := s.fds.add(fileKey(b), fd)
 	s.work.startWriting(o.hold())
-	waiting := s.files.added(b, o)
+	s.files.added(b, o)
+	return b, nil
+}
+
+// unsyncedSegments bounds the segments that wait for a Sync.
+const unsyncedSegments = 16
+
+// throttle keeps what is not synced within its bounds: half way to them the
+// background flushes, at them the caller waits for a flush.
+func (s *Store) throttle() error {
+	files, segments := s.files.dirtyCount(), s.packs.dirtyCount()
 	switch {
-	case waiting >= s.opts.UnsyncedFiles:
-		return b, s.syncShared(context.Background())
-	case waiting >= s.opts.UnsyncedFiles/2:
+	case files >= s.opts.UnsyncedFiles || segments >= unsyncedSegments:
+		return s.syncShared(context.Background())
+	case files >= s.opts.UnsyncedFiles/2 || segments >= unsyncedSegments/2:
 		wake(s.work.flush)
 	}
-	return b, nil
+	return nil
 }
 
 // fillFile is steps 1 to 4 of putFile.

@@ -24,12 +24,23 @@ const readChunk = 256 << 10
 // leafBuffers holds room for leaves of which a part is asked for.
 var leafBuffers = sync.Pool{New: func() any { return new([content.LeafSize]byte) }}
 
-// source is where a blob's bytes are: base is the offset of its first one.
+// source is where a blob's bytes are.
 type source struct {
+	s     *Store
+	b     meta.Blob
 	fd    *openFD
-	base  int64
-	path  string
+	base  int64  // offset of the first byte
 	table []byte // verified leaf hashes
+}
+
+// path names the file, for messages.
+func (src *source) path() string { return src.s.blobPath(src.b) }
+
+func (s *Store) blobPath(b meta.Blob) string {
+	if b.Place == meta.PlaceFile {
+		return s.files.path(b)
+	}
+	return s.packs.path(b.Segment)
 }
 
 // Read fills p with the bytes of b from off on. Each of them was verified
@@ -64,7 +75,7 @@ func (s *Store) read(b meta.Blob, off int64, p []byte) error {
 		return err
 	}
 	defer src.fd.release()
-	return s.readFrom(src, b, off, p)
+	return src.read(off, p)
 }
 
 // source opens what holds b and loads its leaf table. The caller releases src.fd.
@@ -72,11 +83,11 @@ func (s *Store) source(b meta.Blob) (source, error) {
 	if b.Segment <= 0 || b.Offset < 0 {
 		return source{}, fmt.Errorf("no such place: segment %d offset %d: %w", b.Segment, b.Offset, errDamaged)
 	}
-	src := source{base: b.Offset + headerSize + tableLen(b.Size), path: s.packs.path(b.Segment)}
+	src := source{s: s, b: b, base: b.Offset + headerSize + tableLen(b.Size)}
 	var err error
 	if b.Place == meta.PlaceFile {
-		src.base, src.path = 0, s.files.path(b)
-		src.fd, err = s.fds.get(fileKey(b), func() (int, error) { return openFile(src.path, unix.O_RDONLY) })
+		src.base = 0
+		src.fd, err = s.openBlobFile(b)
 	} else {
 		src.fd, err = s.packs.open(b.Segment)
 	}
@@ -88,6 +99,18 @@ func (s *Store) source(b meta.Blob) (source, error) {
 		return source{}, err
 	}
 	return src, nil
+}
+
+// openBlobFile opens a blob's own file for reading; the caller releases it.
+func (s *Store) openBlobFile(b meta.Blob) (*openFD, error) {
+	if o := s.fds.get(fileKey(b)); o != nil {
+		return o, nil
+	}
+	fd, err := openFile(s.files.path(b), unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	return s.fds.add(fileKey(b), fd), nil
 }
 
 // table returns b's leaf hashes, verified against its name.
@@ -115,21 +138,21 @@ func (s *Store) table(b meta.Blob) ([]byte, error) {
 	return t, nil
 }
 
-// readFrom reads and verifies. Whole leaves go straight to p; where p begins
-// or ends inside a leaf, that leaf is read beside it.
-func (s *Store) readFrom(src source, b meta.Blob, off int64, p []byte) error {
+// read reads and verifies. Whole leaves go straight to p; where p begins or
+// ends inside a leaf, that leaf is read beside it.
+func (src *source) read(off int64, p []byte) error {
 	for len(p) > 0 {
 		leaf := int(off / content.LeafSize)
 		start := int64(leaf) * content.LeafSize
-		leafLen := min(content.LeafSize, b.Size-start)
+		leafLen := min(content.LeafSize, src.b.Size-start)
 		var n int
 		var err error
 		if off == start && int64(len(p)) >= leafLen {
-			n = wholeLeaves(len(p), off, b.Size)
-			err = s.readWhole(src, leaf, off, p[:n])
+			n = wholeLeaves(len(p), off, src.b.Size)
+			err = src.readWhole(leaf, off, p[:n])
 		} else {
 			n = int(min(start+leafLen-off, int64(len(p))))
-			err = s.readPart(src, b, leaf, leafLen, off-start, p[:n])
+			err = src.readPart(leaf, leafLen, off-start, p[:n])
 		}
 		if err != nil {
 			return err
@@ -150,9 +173,9 @@ func wholeLeaves(n int, off, size int64) int {
 }
 
 // readWhole reads whole leaves to p.
-func (s *Store) readWhole(src source, leaf int, off int64, p []byte) error {
+func (src *source) readWhole(leaf int, off int64, p []byte) error {
 	if err := preadFull(src.fd.fd, p, src.base+off); err != nil {
-		return fmt.Errorf("%s: %w", src.path, err)
+		return fmt.Errorf("%s: %w", src.path(), err)
 	}
 	for len(p) > 0 {
 		n := min(len(p), content.LeafSize)
@@ -165,32 +188,32 @@ func (s *Store) readWhole(src source, leaf int, off int64, p []byte) error {
 }
 
 // readPart reads one leaf and copies its bytes from within on to p.
-func (s *Store) readPart(src source, b meta.Blob, leaf int, leafLen, within int64, p []byte) error {
-	if s.leaves.read(b.ID, leaf, within, p) {
+func (src *source) readPart(leaf int, leafLen, within int64, p []byte) error {
+	if src.s.leaves.read(src.b.ID, leaf, within, p) {
 		return nil
 	}
 	room := leafBuffers.Get().(*[content.LeafSize]byte)
 	defer leafBuffers.Put(room)
 	buf := room[:leafLen]
 	if err := preadFull(src.fd.fd, buf, src.base+int64(leaf)*content.LeafSize); err != nil {
-		return fmt.Errorf("%s: %w", src.path, err)
+		return fmt.Errorf("%s: %w", src.path(), err)
 	}
 	if err := src.verify(leaf, buf); err != nil {
 		return err
 	}
 	copy(p, buf[within:])
-	s.leaves.put(b.ID, leaf, buf)
+	src.s.leaves.put(src.b.ID, leaf, buf)
 	return nil
 }
 
 // verify compares a leaf with its hash.
-func (src source) verify(leaf int, data []byte) error {
+func (src *source) verify(leaf int, data []byte) error {
 	got := content.LeafHash(data)
 	if string(got[:]) == string(src.table[leaf*content.HashSize:(leaf+1)*content.HashSize]) {
 		return nil
 	}
 	return fmt.Errorf("%s at %d: leaf %d does not match its hash: %w",
-		src.path, src.base+int64(leaf)*content.LeafSize, leaf, errDamaged)
+		src.path(), src.base+int64(leaf)*content.LeafSize, leaf, errDamaged)
 }
 
 // explain turns the plain error of a read into the one that callers get.

@@ -37,12 +37,16 @@ const (
 	kindLeaves recordKind = 2 // leaf table of a blob with a file of its own
 )
 
-// recordState says whether a record's place was given back.
+// recordState says whether a record is there. A large one is written in three
+// steps: a header with stateOpen and no ID, then the data while they are hashed,
+// then the table, the footer and the true header. What a stop leaves in between
+// is known to be nothing.
 type recordState uint8
 
 const (
-	stateLive recordState = 1
-	stateDead recordState = 2
+	stateLive recordState = 1 // stored
+	stateDead recordState = 2 // its place was given back
+	stateOpen recordState = 3 // being written, or abandoned
 )
 
 // header is the decoded first part of a record.
@@ -113,7 +117,7 @@ func decodeHeader(p []byte) (header, error) {
 	copy(h.ID[:], p[24:56])
 	switch {
 	case h.Kind != kindData && h.Kind != kindLeaves,
-		h.State != stateLive && h.State != stateDead,
+		h.State < stateLive, h.State > stateOpen,
 		int64(binary.LittleEndian.Uint32(p[16:])) != tableLen(h.Size)/content.HashSize:
 		return header{}, errNoRecord
 	}

@@ -11,8 +11,8 @@ import (
 	"nexusfs/meta"
 )
 
-// scan calls fn for each whole record of a segment, dead ones included, in
-// order. Bytes that are no record (a torn end, a gap, damage) are stepped over;
+// scan calls fn for each whole record of a segment in order, dead and abandoned
+// ones included. Bytes that are no record (a torn end, a gap, damage) are stepped over;
 // strange counts them where they are not zero. A segment that is gone has no
 // records.
 func (p *packs) scan(ctx context.Context, n int64, fn func(off int64, h header) error) (strange int64, err error) {
@@ -37,7 +37,7 @@ func (p *packs) scan(ctx context.Context, n int64, fn func(off int64, h header) 
 			return strange, fmt.Errorf("%s: %w", p.path(n), err)
 		}
 		h, err := decodeHeader(head[:])
-		if err == nil && off+h.length() <= end && hasFooter(o.fd, off, h) {
+		if err == nil && (h.State == stateOpen || off+h.length() <= end && hasFooter(o.fd, off, h)) {
 			if err := fn(off, h); err != nil {
 				return strange, err
 			}

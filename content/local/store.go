@@ -23,6 +23,7 @@ type Options struct {
 	ReadOnly      bool         // nothing on the disk is changed
 	SegmentSize   int64        // bytes at which a pack segment is full; 0: 64 MiB
 	FileThreshold int64        // blobs from this size on get a file of their own; 0: 1 MiB
+	FileLimit     int64        // blobs from this size on are in segments again; 0: BlobMax
 	OpenFiles     int          // files kept open for reading; 0: 256
 	UnsyncedFiles int          // files kept open until the next Sync; Put waits beyond; 0: 256
 	TableCache    int64        // bytes of verified leaf tables kept in memory; 0: 8 MiB
@@ -39,6 +40,7 @@ func (o *Options) setDefaults() {
 	}
 	def(&o.SegmentSize, 64<<20)
 	def(&o.FileThreshold, 1<<20)
+	def(&o.FileLimit, meta.BlobMax)
 	def(&o.TableCache, 8<<20)
 	def(&o.LeafCache, 8<<20)
 	if o.OpenFiles == 0 {
