@@ -152,20 +152,22 @@ func bindHint(st *sqlite.Stmt, param int, c *meta.Change, t *tx, a *meta.Attr) {
 }
 
 // updateDir writes a directory's new image. Its row may be newer than what the
-// change saw, for names move it on without asking: so only what the change
-// itself changed is set, and counters move by difference.
+// change saw, for names move it on without asking: so its revision is no guard
+// but its other attributes are, and what names move (counters, times) is set by
+// difference or only where the change itself changed it.
 func (t *tx) updateDir(c *meta.Change, ic *meta.InodeChange, rev int64) error {
 	a, b, ino := &ic.After, ic.Before, t.s.k(int64(ic.After.Ino))
 	keep := int64(1)
 	if a.Nlink == 0 {
 		keep = 0
 	}
-	n, err := t.c.exec(stInodeArchiveDir, ino, rev, keep)
+	n, err := t.c.exec(stInodeArchiveDir, ino, rev, keep,
+		int64(b.Mode), int64(b.UID), int64(b.GID), int64(b.Flags), t.s.k(int64(b.Parent)))
 	if err != nil {
 		return guard(err, a.Ino, "", "the directory changed twice")
 	}
 	if n == 0 {
-		return conflict(a.Ino, "", "the directory is gone or not empty")
+		return conflict(a.Ino, "", "the directory is gone, not empty, or changed meanwhile")
 	}
 	st, err := t.c.stmt(stInodeUpdateDir)
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 )
 
 // VerifyChain implements meta.Upkeep. It reads every record from first on (from
-// the start of the batch that holds it), recomputes its digest, and the chain
+// the start of the batch that holds it; from where records were pruned, if that
+// is later), recomputes its digest, and the chain
 // heads from the last one before. Findings: "record-digest" for a record that
 // is not what was committed, "record-missing" for revisions without a record,
 // "chain-head" for a batch whose head does not follow from its records and the
@@ -20,7 +21,11 @@ import (
 // a recovery took back or skipped are no finding: its record names them (P33).
 func (s *Store) VerifyChain(ctx context.Context, first meta.Rev, report func(meta.Finding)) (checked int64, err error) {
 	err = s.scan(ctx, "verify", 0, func(c *conn) error {
-		at, head, err := s.sealBefore(c, s.base|int64(max(first, 1)))
+		pruned, err := c.number("SELECT coalesce(max(rev),?1) FROM chain_seals WHERE rev BETWEEN ?1 AND ?2", s.base, s.base|keyMask)
+		if err != nil {
+			return err
+		}
+		at, head, err := s.sealBefore(c, max(s.base|int64(max(first, 1)), pruned+1))
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,6 +56,7 @@ type Store struct {
 	log      *slog.Logger
 	now      func() time.Time
 
+	closed   atomic.Bool
 	readers  readers // for what a request waits for
 	scanners readers // for what may take long
 	syncer   syncer
@@ -328,17 +330,19 @@ func (s *Store) loadHead() error {
 	return err
 }
 
-// Close waits for running calls, moves the log into the database and closes it.
+// Close waits for running calls, moves the log into the database and closes
+// it. Later calls of Close do nothing.
 func (s *Store) Close() error {
-	var errs []error
-	if !s.readOnly {
-		errs = append(errs, s.closeWriter())
+	if s.closed.Swap(true) {
+		return nil
 	}
-	errs = append(errs, s.readers.close(), s.scanners.close())
+	errs := []error{s.closeWriter(), s.readers.close(), s.scanners.close()}
+	s.writeMu.Lock()
 	if s.w != nil {
-		errs = append(errs, s.w.Close())
+		errs = append(errs, s.w.Close()) // last: SQLite removes the log with it
 		s.w = nil
 	}
+	s.writeMu.Unlock()
 	errs = append(errs, s.syncer.close())
 	return classify("close", 0, s.path, errors.Join(errs...))
 }

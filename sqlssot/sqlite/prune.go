@@ -46,8 +46,9 @@ func (l *limits) old() int64 { return min(l.cut, l.barrier) }
 //   - records: they are older than p.Before (p.Off: any), in whole batches; the
 //     chain head after them stays, sealed (P33).
 //
-// One call visits at most limit rows or files; done says that this call
-// finished a sweep over everything.
+// A call goes on where the last one ended, and ends when limit rows are removed
+// (one file's may be more), when it has visited pruneReach times as many, or
+// with done at the end of a sweep over everything.
 func (s *Store) Prune(ctx context.Context, p meta.Retention, limit int) (n int, done bool, err error) {
 	if limit <= 0 {
 		return 0, false, meta.E("prune", 0, "", meta.KindInvalid, nil)
@@ -58,23 +59,27 @@ func (s *Store) Prune(ctx context.Context, p meta.Retention, limit int) (n int, 
 	if err != nil {
 		return 0, false, err
 	}
-	for budget := limit; budget > 0; {
+	for visited := 0; n < limit && visited < limit*pruneReach; {
 		if s.sweep.phase == sweepDone {
 			s.sweep = sweep{}
 			return n, true, nil
 		}
-		seen, removed, err := s.pruneStep(ctx, &l, min(budget, pruneChunk))
+		seen, removed, err := s.pruneStep(ctx, &l, min(limit-n, pruneChunk))
 		if err != nil {
 			return n, false, err
 		}
 		n += removed
-		budget -= max(seen, 1)
+		visited += max(seen, 1)
 	}
 	return n, false, nil
 }
 
+// pruneReach is how many rows or files a call may visit for each that it may
+// remove.
+const pruneReach = 64
+
 // pruneChunk bounds what one transaction visits, so that commits wait little.
-const pruneChunk = 200
+const pruneChunk = 64
 
 // limits finds the revisions that a policy means.
 func (s *Store) limits(ctx context.Context, p meta.Retention) (l limits, err error) {
@@ -174,6 +179,20 @@ func (s *Store) pruneFiles(w *conn, l *limits, sw *sweep, chunk int) (seen, remo
 	return seen, removed, nil
 }
 
+// PruneInode prunes the history of one inode as Prune does; limit is ignored,
+// for one file is one transaction.
+func (s *Store) PruneInode(ctx context.Context, ino meta.Ino, p meta.Retention, limit int) (n int, done bool, err error) {
+	l, err := s.limits(ctx, p)
+	if err != nil {
+		return 0, false, err
+	}
+	err = s.update(ctx, "prune", func(w *conn) error {
+		n, err = s.pruneFile(w, &l, s.k(int64(ino)))
+		return err
+	})
+	return n, true, err
+}
+
 // pruneFile removes what one file need not keep.
 func (s *Store) pruneFile(w *conn, l *limits, ino int64) (removed int, err error) {
 	keep := int64(math.MaxInt32)
@@ -192,7 +211,8 @@ func (s *Store) pruneFile(w *conn, l *limits, ino int64) (removed int, err error
 			AND (rev<=?3 OR n<=(SELECT n FROM version_rows WHERE ino=?1 ORDER BY n DESC LIMIT 1 OFFSET ?4))`,
 			[]any{ino, l.barrier, l.cut, keep}},
 		{`DELETE FROM inode_history WHERE ino=?1 AND "end"<=?2
-			AND NOT EXISTS (SELECT 1 FROM version_rows v WHERE v.ino=?1 AND v.rev>=inode_history.rev AND v.rev<inode_history."end")`,
+			AND NOT EXISTS (SELECT 1 FROM version_rows v WHERE v.ino=?1 AND v.rev>=inode_history.rev AND v.rev<inode_history."end")
+			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.ino=?1 AND i.version=1 AND i.content_rev>=inode_history.rev AND i.content_rev<inode_history."end")`,
 			[]any{ino, l.old()}},
 	}
 	for _, st := range steps {
