@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -56,21 +58,40 @@ func benchFree(b *testing.B, s *Store, blobs []meta.Blob) {
 	}
 }
 
-// BenchmarkPutSync is one small put and its flush: what fsync(2) waits for.
+// BenchmarkPutSync is one put and its flush: what fsync(2) waits for. The
+// variants without zeros written ahead show what those are worth.
 func BenchmarkPutSync(b *testing.B) {
-	for _, size := range []int{20 << 10, 1 << 20, meta.BlobMax} {
-		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {
+	for _, test := range []struct {
+		name   string
+		size   int
+		noFill bool
+	}{
+		{"20KiB", 20 << 10, false},
+		{"20KiB-no-fill", 20 << 10, true},
+		{"1MiB-1", 1<<20 - 1, false},
+		{"1MiB", 1 << 20, false},
+		{"4MiB", meta.BlobMax, false},
+	} {
+		b.Run(test.name, func(b *testing.B) {
 			s := benchOpen(b, nil)
-			data := randomBytes(1, size)
-			b.SetBytes(int64(size))
+			if test.noFill {
+				s.work.fill = nil
+			}
+			data := randomBytes(1, test.size)
+			var times []time.Duration
 			for b.Loop() {
+				start := time.Now()
 				if _, err := s.Put(context.Background(), data); err != nil {
 					b.Fatal(err)
 				}
 				if err := s.Sync(context.Background()); err != nil {
 					b.Fatal(err)
 				}
+				times = append(times, time.Since(start))
 			}
+			slices.Sort(times)
+			b.ReportMetric(float64(times[len(times)/2].Microseconds()), "p50-us")
+			b.ReportMetric(float64(times[len(times)*99/100].Microseconds()), "p99-us")
 		})
 	}
 }
@@ -159,5 +180,94 @@ func BenchmarkRead(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkReadCold reads 256 MiB that are not in the page cache, against the
+// same from a plain file. Ahead asks for the next blob while one is read.
+func BenchmarkReadCold(b *testing.B) {
+	for _, test := range []struct {
+		name  string
+		size  int
+		ahead bool
+	}{
+		{"plain-file", 0, false}, {"4MiB-blobs", meta.BlobMax, false}, {"4MiB-blobs-ahead", meta.BlobMax, true},
+		{"2MiB-files", 2 << 20, false}, {"2MiB-files-ahead", 2 << 20, true},
+	} {
+		b.Run(test.name, func(b *testing.B) { benchCold(b, test.size, test.ahead) })
+	}
+}
+
+func benchCold(b *testing.B, size int, ahead bool) {
+	const total = 256 << 20
+	s := benchOpen(b, nil)
+	var blobs []meta.Blob
+	plain := filepath.Join(b.TempDir(), "plain")
+	if size == 0 {
+		if err := os.WriteFile(plain, randomBytes(1, total), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		unix.Sync()
+	} else {
+		for i := range total / size {
+			blobs = append(blobs, mustPut(b, s, randomBytes(uint64(i), size)).Blob)
+		}
+	}
+	if err := s.Sync(context.Background()); err != nil {
+		b.Fatal(err)
+	}
+	p := make([]byte, 1<<20)
+	b.SetBytes(total)
+	b.ResetTimer()
+	for b.Loop() {
+		b.StopTimer()
+		evict(b, s.opts.Dir)
+		evict(b, filepath.Dir(plain))
+		b.StartTimer()
+		if size == 0 {
+			readPlain(b, plain, p)
+			continue
+		}
+		for i, blob := range blobs {
+			if ahead && i+1 < len(blobs) {
+				s.Prefetch(blobs[i+1])
+			}
+			for off := 0; off < size; off += len(p) {
+				if err := s.Read(context.Background(), blob, int64(off), p); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	}
+}
+
+func readPlain(b *testing.B, path string, p []byte) {
+	f, err := os.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	for {
+		if _, err := f.Read(p); err != nil {
+			return
+		}
+	}
+}
+
+// evict drops a folder's files from the page cache.
+func evict(b *testing.B, dir string) {
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	})
+	if err != nil {
+		b.Fatal(err)
 	}
 }

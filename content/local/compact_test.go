@@ -250,3 +250,41 @@ func TestCompactLeavesDamagedRecords(t *testing.T) {
 		}
 	}
 }
+
+// What moved is told of must survive a power loss at that very moment.
+func TestCompactTellsOnlyOfWhatIsDurable(t *testing.T) {
+	ctx := context.Background()
+	disk := newPowerCut()
+	o := Options{Dir: filepath.Join(t.TempDir(), "s"), SegmentSize: 256 << 10, syncer: disk}
+	s := mustOpen(t, o)
+	c := &catalog{at: make(map[meta.BlobID]blobData)}
+	var drop []meta.Blob
+	for i := range 60 {
+		size := 17_000 + i*100
+		if i%10 == 0 {
+			size = 1<<20 + i
+		}
+		b := mustPut(t, s, randomBytes(uint64(i), size))
+		if i%5 == 0 {
+			c.at[b.ID] = b
+		} else {
+			drop = append(drop, b.Blob)
+		}
+	}
+	if err := s.Sync(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Free(ctx, drop); err != nil {
+		t.Fatal(err)
+	}
+	moved := 0
+	err := s.Compact(ctx, c.live, func(from, to meta.Blob) error {
+		moved++
+		after := mustOpen(t, Options{Dir: disk.restore(t, o.Dir)})
+		mustRead(t, after, blobData{to, c.get(to.ID).data})
+		return errors.Join(c.moved(from, to), after.Close())
+	})
+	if err != nil || moved < 5 {
+		t.Fatalf("%d blobs moved: %v", moved, err)
+	}
+}

@@ -63,7 +63,7 @@ func run(t *testing.T, name string, args ...string) {
 func TestFullDisk(t *testing.T) {
 	ctx := context.Background()
 	for _, fstype := range []string{"tmpfs", "ext4"} {
-		for _, size := range []int{60_000, 900_000, meta.BlobMax} {
+		for _, size := range []int{60_000, 2 << 20, meta.BlobMax} {
 			t.Run(fmt.Sprintf("%s, %d bytes", fstype, size), func(t *testing.T) {
 				o := Options{Dir: filepath.Join(mounted(t, fstype, 24<<20), "s"), SegmentSize: 8 << 20}
 				s := mustOpen(t, o)

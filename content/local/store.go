@@ -315,7 +315,7 @@ func makeDir(dir, format string) error {
 	}
 	for _, n := range names {
 		switch n.Name() {
-		case "format", "tmp", "segments", "files":
+		case "format", "tmp", "segments", "files", "counts":
 		default:
 			return meta.E("", 0, "", meta.KindNotSupported, fmt.Errorf(
 				"%s holds %q and no content store: name an empty folder", dir, n.Name()))
@@ -325,6 +325,9 @@ func makeDir(dir, format string) error {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "counts"), []byte("{}"), 0o600); err != nil { // nothing is stored
+		return err
 	}
 	if err := writeDurably(format, []byte(formatText)); err != nil {
 		return err

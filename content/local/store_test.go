@@ -233,6 +233,33 @@ func TestFillAheadRacesWithPuts(t *testing.T) {
 	}
 }
 
+// A put that reaches into the zeros being written waits for their end.
+func TestPutWaitsForFill(t *testing.T) {
+	s := mustOpen(t, Options{Dir: filepath.Join(t.TempDir(), "s")})
+	first := mustPut(t, s, randomBytes(1, 20_000))
+	seg, from, to := s.packs.claimFill()
+	if seg == nil {
+		t.Fatal("nothing to fill")
+	}
+	put := make(chan blobData)
+	go func() {
+		data := randomBytes(2, 100_000)
+		b, err := s.Put(context.Background(), data)
+		if err != nil {
+			t.Error(err)
+		}
+		put <- blobData{b, data}
+	}()
+	select {
+	case <-put:
+		t.Fatal("put did not wait")
+	case <-time.After(50 * time.Millisecond):
+	}
+	s.packs.endFill(seg, pwriteFull(seg.fd.fd, zeros[:to-from], from))
+	mustRead(t, s, <-put)
+	mustRead(t, s, first)
+}
+
 func TestOpenFilesAreBounded(t *testing.T) {
 	o := Options{Dir: filepath.Join(t.TempDir(), "s"), OpenFiles: 10, UnsyncedFiles: 8, SegmentSize: 64 << 10}
 	before := openFDs()
@@ -240,6 +267,9 @@ func TestOpenFilesAreBounded(t *testing.T) {
 	var all []blobData
 	for i := range 60 {
 		all = append(all, mustPut(t, s, randomBytes(uint64(i), 20_000)), mustPut(t, s, randomBytes(uint64(i), 1<<20)))
+		if n := openFDs() - before; n > 10+8+unsyncedSegments {
+			t.Fatalf("%d files are open while nobody calls Sync", n)
+		}
 	}
 	if err := s.Sync(context.Background()); err != nil {
 		t.Fatal(err)
