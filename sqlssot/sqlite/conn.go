@@ -152,9 +152,8 @@ func bindText(s *sqlite.Stmt, param int, text string) {
 // holds. Connections of one store never wait for each other this way.
 const busyWait = 10 * time.Second
 
-// dbURI names the database for SQLite. A store that may write uses the
-// unix-excl VFS: this process locks the file against every other one and keeps
-// the index of the log in memory, which saves six system calls per commit.
+// dbURI names the database for SQLite. A store that may write uses our VFS, with
+// which this process locks the file against every other one.
 func dbURI(path string, readOnly, immutable bool) string {
 	esc := strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(path)
 	switch {

@@ -167,6 +167,9 @@ func Create(ctx context.Context, o Options) (*Store, error) {
 
 // openWith opens the connections; zone finds or makes the zone in between.
 func (s *Store) openWith(zone func() error) (err error) {
+	if err := registerVFS(); err != nil {
+		return meta.E("open", 0, s.path, meta.KindIO, err)
+	}
 	flags := sqlite.OpenReadWrite | sqlite.OpenCreate
 	readFlags := sqlite.OpenReadWrite
 	if s.readOnly {
