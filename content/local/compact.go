@@ -160,13 +160,15 @@ func (c *compaction) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if c.keep {
+		// With damaged headers in the segment, what looks like a record may be
+		// a part of a living blob that holds a copy of one.
+		return nil
+	}
 	for _, b := range c.unwanted {
 		if err := c.s.free(b); err != nil {
 			return err
 		}
-	}
-	if c.keep {
-		return nil
 	}
 	return c.s.removeSegment(c.n)
 }

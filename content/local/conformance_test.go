@@ -45,7 +45,6 @@ func TestConformance(t *testing.T) {
 func newHarness(t *testing.T, set func(*Options)) *contenttest.Harness {
 	o := Options{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
 	set(&o)
-	checkLeaks(t)
 	s := mustOpen(t, o)
 	h := &contenttest.Harness{Content: s}
 	h.Reopen = func() (meta.Content, error) {
@@ -65,6 +64,7 @@ func newHarness(t *testing.T, set func(*Options)) *contenttest.Harness {
 
 func mustOpen(t testing.TB, o Options) *Store {
 	t.Helper()
+	checkLeaks(t)
 	s, err := Open(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)

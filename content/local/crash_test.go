@@ -102,7 +102,10 @@ func TestTornTailIsSteppedOver(t *testing.T) {
 	}()
 	badHeader := bytes.Clone(full)
 	badHeader[9] ^= 1
+	abandoned := randomBytes(9, 10_000)
+	encodeHeader(abandoned, header{Kind: kindData, State: stateOpen, Size: 1 << 20})
 	tests := map[string][]byte{
+		"large record abandoned": abandoned,
 		"header cut":           full[:40],
 		"table cut":            full[:80],
 		"data cut":             full[:20_000],

@@ -123,6 +123,9 @@ func (p *packs) resume(s *segment) error {
 		return err
 	}
 	s.size, s.tail, err = findTail(o.fd)
+	if err == nil {
+		s.tail, err = behindAbandoned(o.fd, s.tail)
+	}
 	if err != nil || s.tail+recordAlign > p.max {
 		o.release()
 		return err
@@ -131,33 +134,6 @@ func (p *packs) resume(s *segment) error {
 	p.active = s
 	return nil
 }
-
-// findTail returns the length of a segment and where its last record ends:
-// behind the last byte that is not zero.
-func findTail(fd int) (size, tail int64, err error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return 0, 0, err
-	}
-	buf := make([]byte, 256<<10)
-	for end := st.Size; end > 0; {
-		from := max(end-int64(len(buf)), 0)
-		part := buf[:end-from]
-		if err := preadFull(fd, part, from); err != nil {
-			return 0, 0, err
-		}
-		for i := len(part) - 1; i >= 0; i-- {
-			if part[i] != 0 {
-				return st.Size, alignUp(from+int64(i)+1, recordAlign), nil
-			}
-		}
-		end = from
-	}
-	return st.Size, 0, nil
-}
-
-func alignUp(n, to int64) int64   { return (n + to - 1) &^ (to - 1) }
-func alignDown(n, to int64) int64 { return n &^ (to - 1) }
 
 // open returns a segment's open file; the caller releases it.
 func (p *packs) open(n int64) (*openFD, error) {

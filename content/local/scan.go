@@ -167,3 +167,56 @@ func punch(fd int, from, to int64) int64 {
 	}
 	return to - from
 }
+
+// findTail returns the length of a segment and where what was written to it
+// ends: behind the last byte that is not zero.
+func findTail(fd int) (size, tail int64, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, 0, err
+	}
+	buf := make([]byte, 256<<10)
+	for end := st.Size; end > 0; {
+		from := max(end-int64(len(buf)), 0)
+		part := buf[:end-from]
+		if err := preadFull(fd, part, from); err != nil {
+			return 0, 0, err
+		}
+		for i := len(part) - 1; i >= 0; i-- {
+			if part[i] != 0 {
+				return st.Size, alignUp(from+int64(i)+1, recordAlign), nil
+			}
+		}
+		end = from
+	}
+	return st.Size, 0, nil
+}
+
+// behindAbandoned returns the tail behind records that a stop left half
+// written. Their headers say how long they were to be, and a scan steps over
+// that much: nothing may be put into it.
+func behindAbandoned(fd int, tail int64) (int64, error) {
+	longest := header{Kind: kindData, Size: meta.BlobMax}.length()
+	from := max(tail-longest, 0)
+	buf := make([]byte, tail-from)
+	if err := preadFull(fd, buf[:max(min(int64(len(buf)), fileSize(fd)-from), 0)], from); err != nil {
+		return 0, err
+	}
+	for i := 0; i+headerSize <= len(buf); i += recordAlign {
+		if h, err := decodeHeader(buf[i:]); err == nil && h.State == stateOpen {
+			tail = max(tail, from+int64(i)+h.length())
+		}
+	}
+	return tail, nil
+}
+
+func fileSize(fd int) int64 {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return 0
+	}
+	return st.Size
+}
+
+func alignUp(n, to int64) int64   { return (n + to - 1) &^ (to - 1) }
+func alignDown(n, to int64) int64 { return n &^ (to - 1) }

@@ -398,3 +398,61 @@ func TestCountsSurviveOrderlyAndUncleanStops(t *testing.T) {
 		t.Errorf("after an unclean end: %d files, %d bytes; want 6, %d", got.Files, got.FileBytes, want.FileBytes+1<<20)
 	}
 }
+
+// When the disk does not keep up, putting waits: what is unsynced is bounded.
+func TestPutWaitsForASlowDisk(t *testing.T) {
+	const limit = 4
+	disk := &countingDisk{gate: make(chan struct{}), started: make(chan struct{}, 1000)}
+	s := mustOpen(t, Options{Dir: filepath.Join(t.TempDir(), "s"), UnsyncedFiles: limit, syncer: disk})
+	puts := make(chan error)
+	go func() {
+		defer close(puts)
+		for i := range 3 * limit {
+			_, err := s.Put(context.Background(), randomBytes(uint64(i), 1<<20))
+			puts <- err
+		}
+	}()
+	done := 0
+	for blocked := false; !blocked; {
+		select {
+		case err, ok := <-puts:
+			if done++; err != nil || !ok || done >= limit {
+				t.Fatalf("put %d with a disk that hangs: %v", done, err)
+			}
+		case <-time.After(100 * time.Millisecond):
+			blocked = true
+		}
+	}
+	close(disk.gate)
+	for err := range puts {
+		if done++; err != nil {
+			t.Error(err)
+		}
+	}
+	if done != 3*limit {
+		t.Errorf("%d puts, want %d", done, 3*limit)
+	}
+}
+
+func TestPrefetchLoadsTheTable(t *testing.T) {
+	o := Options{Dir: filepath.Join(t.TempDir(), "s")}
+	s := mustOpen(t, o)
+	blobs := []blobData{mustPut(t, s, randomBytes(1, 100_000)), mustPut(t, s, randomBytes(2, 2<<20))}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, o)
+	s.Prefetch(meta.Blob{ID: blobs[0].ID, Size: 100_000, Place: meta.PlacePack, Segment: 77}) // nothing there: no harm
+	for _, b := range blobs {
+		s.Prefetch(b.Blob)
+		for deadline := time.Now().Add(10 * time.Second); s.tables.get(b.ID) == nil; {
+			if time.Now().After(deadline) {
+				t.Fatal("the leaf table was not loaded")
+			}
+			runtime.Gosched()
+		}
+	}
+	if n := s.Stats().Damaged; n != 0 {
+		t.Errorf("%d reads count as damaged", n)
+	}
+}
