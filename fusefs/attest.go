@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,17 +24,25 @@ const (
 	ExeGone = "[ended]"
 )
 
-// maxAttested is how many threads are remembered, each with an open directory
-// of /proc.
-const maxAttested = 256
+// Limits of looking at callers.
+const (
+	maxAttested = 256                   // threads remembered, each with an open directory of /proc
+	maxStarts   = 16                    // start times being read
+	maxStart    = 20 * time.Millisecond // for reading one
+)
 
 // attester finds out who a caller is. The kernel says a thread id; that thread's
 // process, executable and control group come from /proc. A thread is remembered
 // by an open descriptor of its directory there: such a descriptor never stands
 // for another thread that got the same number later, so one readlink(2) tells
 // whether the thread lives and still runs the same program.
+//
+// Not every file there can be read at leisure: /proc/PID/stat waits while the
+// process is in execve(2) (newer kernels take exec_update_lock for it), and execve waits for us when it closes a file of ours that is marked
+// close-on-exec. So that one is read aside, within a bound.
 type attester struct {
-	proc string // "/proc"
+	proc   string        // "/proc"
+	starts chan struct{} // a place for each start time being read
 
 	mu    sync.Mutex
 	byTid map[uint32]*attested // guarded by mu
@@ -51,12 +60,11 @@ type attested struct {
 }
 
 func newAttester() *attester {
-	return &attester{proc: "/proc", byTid: make(map[uint32]*attested)}
+	return &attester{proc: "/proc", starts: make(chan struct{}, maxStarts), byTid: make(map[uint32]*attested)}
 }
 
 // Resolve says which process sent a request. It costs one system call for a
-// thread that was seen before and about ten otherwise; it never blocks on a
-// filesystem but /proc.
+// thread that was seen before and about ten otherwise.
 func (t *attester) Resolve(c meta.Caller) meta.Actor {
 	who := meta.Actor{UID: c.UID, GID: c.GID, PID: c.PID}
 	if c.PID == 0 {
@@ -64,17 +72,21 @@ func (t *attester) Resolve(c meta.Caller) meta.Actor {
 		return who
 	}
 	e := t.get(c.PID)
-	if e != nil && !e.current() {
-		t.forget(e)
-		t.put(e)
-		e = nil
+	if e == nil {
+		e = t.look(c.PID, nil)
+	} else if link, lives := e.program(); !lives || !bytes.Equal(link, e.link) {
+		before := e
+		t.forget(before)
+		if lives {
+			e = t.look(c.PID, before)
+		} else {
+			e = t.look(c.PID, nil) // the number is another thread's now
+		}
+		t.put(before)
 	}
 	if e == nil {
-		if e = t.look(c.PID); e == nil {
-			who.Exe = ExeGone
-			return who
-		}
-		t.remember(e)
+		who.Exe = ExeGone
+		return who
 	}
 	who.PID, who.StartTime, who.Exe, who.Cgroup = e.who.PID, e.who.StartTime, e.who.Exe, e.who.Cgroup
 	t.put(e)
@@ -156,21 +168,25 @@ func (t *attester) close() {
 	}
 }
 
-// current reports whether the thread lives and runs the program that was seen.
-func (e *attested) current() bool {
+// program returns the link to the thread's executable as it is now, nil where
+// we may not see it, and whether the thread is there at all.
+func (e *attested) program() (link []byte, lives bool) {
 	var buf [unix.PathMax]byte
 	n, err := readlinkat(e.dir, "exe", buf[:])
 	switch {
 	case err == nil:
-		return bytes.Equal(buf[:n], e.link)
+		if bytes.Equal(buf[:n], e.link) {
+			return e.link, true
+		}
+		return bytes.Clone(buf[:n]), true
 	case isUnreadable(err):
-		return e.link == nil // alive, and not ours to look at, as before
-	case isNotExist(err):
+		return nil, true
+	case isNotExist(err) && e.alive():
 		// A process that exits gives up its program before its files, whose
 		// last commits come then: what was seen before still holds.
-		return e.alive()
+		return e.link, true
 	}
-	return false
+	return nil, false
 }
 
 // alive reports whether the thread is there at all.
@@ -179,51 +195,77 @@ func (e *attested) alive() bool {
 	return unix.Fstatat(e.dir, "stat", &st, 0) == nil
 }
 
-// look reads a thread's entry in /proc; nil when it is gone.
-func (t *attester) look(tid uint32) *attested {
+// look reads a thread's entry in /proc and remembers it; nil when it is gone.
+// before is the same thread with the program that it ran before, or nil. The
+// caller gives the result back with put.
+func (t *attester) look(tid uint32, before *attested) *attested {
 	dir, err := unix.Open(t.proc+"/"+strconv.FormatUint(uint64(tid), 10), unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_PATH, 0)
 	if err != nil {
 		return nil
 	}
 	e := &attested{tid: tid, dir: dir, refs: 1}
-	if !t.read(e) {
+	if !t.read(e, before) {
 		unix.Close(dir)
 		return nil
+	}
+	if e.who.StartTime != 0 {
+		t.remember(e) // otherwise the next request asks again
 	}
 	return e
 }
 
-func (t *attester) read(e *attested) bool {
-	status, err := readAt(e.dir, "status")
-	if err != nil {
-		return false
-	}
-	tgid, found := statusField(status, "Tgid:")
-	if !found {
-		return false
-	}
-	e.who.PID = uint32(tgid)
-	if e.who.PID == e.tid {
-		e.who.StartTime = startTime(readAt(e.dir, "stat"))
+func (t *attester) read(e, before *attested) bool {
+	if before != nil {
+		e.who.PID, e.who.StartTime = before.who.PID, before.who.StartTime
 	} else {
-		e.who.StartTime = startTime(os.ReadFile(t.proc + "/" + strconv.FormatUint(tgid, 10) + "/stat"))
+		status, err := readAt(e.dir, "status")
+		if err != nil {
+			return false
+		}
+		tgid, found := statusField(status, "Tgid:")
+		if !found {
+			return false
+		}
+		e.who.PID, e.who.StartTime = uint32(tgid), t.startOf(tgid)
 	}
 	if cgroup, err := readAt(e.dir, "cgroup"); err == nil {
 		e.who.Cgroup = cgroupOf(string(cgroup))
 	}
-	// The program comes last: what was read before belongs to the thread by
-	// its descriptor, and an exec from here on is seen by current.
-	var buf [unix.PathMax]byte
-	n, err := readlinkat(e.dir, "exe", buf[:])
-	switch {
-	case err == nil:
-		e.link = bytes.Clone(buf[:n])
-		e.who.Exe = string(buf[:n])
-	case isNotExist(err):
+	// The program comes last: an exec from here on is seen the next time.
+	link, lives := e.program()
+	if e.link, e.who.Exe = link, string(link); link == nil && e.hasNoProgram() {
 		e.who.Exe = ExeGone
-		return e.alive()
 	}
-	return err == nil || isUnreadable(err)
+	return lives
+}
+
+// hasNoProgram tells 'there is none' from 'we may not see it'.
+func (e *attested) hasNoProgram() bool {
+	var buf [1]byte
+	_, err := readlinkat(e.dir, "exe", buf[:])
+	return isNotExist(err)
+}
+
+// startOf returns a process's start time, 0 when it cannot be had in time.
+func (t *attester) startOf(tgid uint64) uint64 {
+	select {
+	case t.starts <- struct{}{}:
+	default:
+		return 0
+	}
+	got := make(chan uint64, 1)
+	go func() {
+		defer func() { <-t.starts }()
+		got <- startField(os.ReadFile(t.proc + "/" + strconv.FormatUint(tgid, 10) + "/stat"))
+	}()
+	late := time.NewTimer(maxStart)
+	defer late.Stop()
+	select {
+	case start := <-got:
+		return start
+	case <-late.C:
+		return 0
+	}
 }
 
 func readlinkat(dir int, name string, buf []byte) (int, error) {
@@ -262,9 +304,9 @@ func statusField(status []byte, field string) (uint64, bool) {
 	return 0, false
 }
 
-// startTime reads field 22 of /proc/PID/stat: clock ticks from boot to the
+// startField reads field 22 of /proc/PID/stat: clock ticks from boot to the
 // start of the process. The name in field 2 may hold blanks and parentheses.
-func startTime(stat []byte, err error) uint64 {
+func startField(stat []byte, err error) uint64 {
 	i := bytes.LastIndexByte(stat, ')')
 	if err != nil || i < 0 {
 		return 0

@@ -79,6 +79,50 @@ func TestAttestSeesExecAndEnd(t *testing.T) {
 	}
 }
 
+// TestMain lets the test program play other programs.
+func TestMain(m *testing.M) {
+	if path := os.Getenv("FUSEFS_TEST_EXEC"); path != "" {
+		execHolding(path)
+	}
+	os.Exit(m.Run())
+}
+
+// execHolding replaces this program by another while a file that was written
+// to is open and marked close-on-exec.
+func execHolding(path string) {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_, err = unix.Write(fd, []byte("written before the exec"))
+	}
+	if err == nil {
+		err = unix.Exec("/bin/true", []string{"true"}, nil)
+	}
+	os.Stderr.WriteString(err.Error())
+	os.Exit(1)
+}
+
+// TestExecThatClosesOurFile: execve(2) waits for the close of a file here, and
+// reading about the process may wait for execve.
+func TestExecThatClosesOurFile(t *testing.T) {
+	m := mountMem(t, false)
+	m.write(t, "f", "")
+	delete(m.actors, "flush")
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "FUSEFS_TEST_EXEC="+m.dir+"/f")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatal(err, string(out))
+	}
+	if got := m.read(t, "f"); got != "written before the exec" {
+		t.Errorf("got %q", got)
+	}
+	m.mu.Lock()
+	who := m.actors["flush"]
+	m.mu.Unlock()
+	if who.PID != uint32(cmd.Process.Pid) || who.Exe == "" {
+		t.Errorf("closed by %+v, want process %d", who, cmd.Process.Pid)
+	}
+}
+
 func realPath(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -144,11 +188,11 @@ func mustAtoi(t *testing.T, s string) uint64 {
 
 func TestStartTimeOfAnOddName(t *testing.T) {
 	stat := "12 (a) b (c) S 1 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 0 0"
-	if got := startTime([]byte(stat), nil); got != 987654 {
+	if got := startField([]byte(stat), nil); got != 987654 {
 		t.Errorf("got %d", got)
 	}
 	for _, bad := range []string{"", "12", "12 (a)", "12 (a) S 1 2"} {
-		if got := startTime([]byte(bad), nil); got != 0 {
+		if got := startField([]byte(bad), nil); got != 0 {
 			t.Errorf("%q: got %d", bad, got)
 		}
 	}

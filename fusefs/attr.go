@@ -163,7 +163,7 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 	}
 	ino := meta.Ino(in.NodeId)
 	set := setAttr(in)
-	if set.Valid == 0 && in.Uid != 0 {
+	if set.Valid == 0 && in.InHeader.Uid != 0 {
 		// A request without content comes before a write or fallocate by
 		// somebody who must not keep set-user-id bits; root may.
 		set.Valid = meta.KillPriv

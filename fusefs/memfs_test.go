@@ -551,15 +551,22 @@ func (f *memFile) Seek(_ context.Context, off int64, hole bool) (int64, error) {
 	if off >= f.n.Size {
 		return 0, meta.KindNoDevice.Err()
 	}
-	for at := off; at < f.n.Size; at = (at/memChunk + 1) * memChunk {
-		if (f.n.data[at/memChunk] == nil) == hole {
-			return at, nil
+	at := off
+	if hole {
+		for ; f.n.data[at/memChunk] != nil; at = (at/memChunk + 1) * memChunk {
+		}
+		return min(at, f.n.Size), nil
+	}
+	next := int64(-1)
+	for i := range f.n.data {
+		if i >= at/memChunk && (next < 0 || i < next) {
+			next = i
 		}
 	}
-	if hole {
-		return f.n.Size, nil
+	if next < 0 {
+		return 0, meta.KindNoDevice.Err()
 	}
-	return 0, meta.KindNoDevice.Err()
+	return max(next*memChunk, off), nil
 }
 
 func (n *memNode) read(off int64, p []byte) {
