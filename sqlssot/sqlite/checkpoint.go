@@ -28,7 +28,7 @@ func (s *Store) Checkpoint(ctx context.Context) error {
 		return err
 	}
 	if s.ckpt == nil {
-		c, err := s.openConn(sqlite.OpenReadWrite, 256)
+		c, err := s.openConn(sqlite.OpenReadWrite, 256, busyWait)
 		if err != nil {
 			return classify("checkpoint", 0, "", err)
 		}
@@ -125,7 +125,7 @@ func (s *Store) indexRecords(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if more = s.k(s.head.rev)-from > indexLag; !more {
+			if more = s.k(s.head.rev)-from > s.indexLag; !more {
 				return nil
 			}
 			return s.indexUpTo(w, from, from+indexChunk)

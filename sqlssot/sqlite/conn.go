@@ -152,6 +152,10 @@ func bindText(s *sqlite.Stmt, param int, text string) {
 // holds. Connections of one store never wait for each other this way.
 const busyWait = 10 * time.Second
 
+// openWait is the same while a store is being opened: who has it open will
+// keep it, unless it is just ending.
+const openWait = 500 * time.Millisecond
+
 // dbURI names the database for SQLite. A store that may write uses our VFS, with
 // which this process locks the file against every other one.
 func dbURI(path string, readOnly, immutable bool) string {
@@ -166,12 +170,12 @@ func dbURI(path string, readOnly, immutable bool) string {
 }
 
 // openConn opens one connection with the store's settings.
-func (s *Store) openConn(flags sqlite.OpenFlags, cacheKiB int) (*conn, error) {
+func (s *Store) openConn(flags sqlite.OpenFlags, cacheKiB int, wait time.Duration) (*conn, error) {
 	raw, err := sqlite.OpenConn(s.uri, flags|sqlite.OpenURI)
 	if err != nil {
 		return nil, err
 	}
-	raw.SetBusyTimeout(busyWait)
+	raw.SetBusyTimeout(wait)
 	c := &conn{Conn: raw}
 	for _, p := range []string{
 		"PRAGMA synchronous=NORMAL", "PRAGMA wal_autocheckpoint=0", "PRAGMA foreign_keys=OFF",
@@ -187,7 +191,7 @@ func (s *Store) openConn(flags sqlite.OpenFlags, cacheKiB int) (*conn, error) {
 
 // openReader opens a connection that refuses to write.
 func (s *Store) openReader(flags sqlite.OpenFlags) (*conn, error) {
-	c, err := s.openConn(flags, readerCacheKiB)
+	c, err := s.openConn(flags, readerCacheKiB, busyWait)
 	if err != nil || s.readOnly {
 		return c, err
 	}

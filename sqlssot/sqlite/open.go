@@ -55,6 +55,7 @@ type Store struct {
 	readOnly bool
 	log      *slog.Logger
 	now      func() time.Time
+	indexLag int64
 
 	closed   atomic.Bool
 	readers  readers // for what a request waits for
@@ -101,7 +102,7 @@ func (s *Store) k(n int64) int64 {
 func unk(k int64) int64 { return k & keyMask }
 
 func newStore(o Options) *Store {
-	s := &Store{path: o.Path, zoneName: o.Zone, readOnly: o.ReadOnly, log: o.Log, now: o.Now}
+	s := &Store{path: o.Path, zoneName: o.Zone, readOnly: o.ReadOnly, log: o.Log, now: o.Now, indexLag: indexLag}
 	if s.zoneName == "" {
 		s.zoneName = "default"
 	}
@@ -178,7 +179,7 @@ func (s *Store) openWith(zone func() error) (err error) {
 	s.uri = dbURI(s.path, s.readOnly, s.readOnly && unix.Access(dirOf(s.path), unix.W_OK) != nil)
 	s.readers.open = func() (*conn, error) { return s.openReader(readFlags) }
 	s.scanners.open = s.readers.open
-	first, err := s.openConn(flags, writerCacheKiB)
+	first, err := s.openConn(flags, writerCacheKiB, openWait)
 	if err != nil {
 		return s.openError(err)
 	}
@@ -199,6 +200,7 @@ func (s *Store) openWith(zone func() error) (err error) {
 	if err := zone(); err != nil {
 		return s.openError(err)
 	}
+	first.SetBusyTimeout(busyWait)
 	if s.readOnly {
 		s.w = nil
 		s.readers.adopt(first)

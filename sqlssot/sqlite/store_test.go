@@ -1,0 +1,723 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"nexusfs/meta"
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+)
+
+var ctx = context.Background()
+
+// TestMain lets the test binary play a second process.
+func TestMain(m *testing.M) {
+	switch os.Getenv("SQLITE_TEST_CHILD") {
+	case "open":
+		s, err := Open(ctx, Options{Path: os.Getenv("SQLITE_TEST_PATH"), ReadOnly: os.Getenv("SQLITE_TEST_RO") != ""})
+		if err != nil {
+			fmt.Println(meta.KindOf(err), err)
+			os.Exit(1)
+		}
+		s.Close()
+		os.Exit(0)
+	case "commit":
+		childCommits(os.Getenv("SQLITE_TEST_PATH"))
+	}
+	os.Exit(m.Run())
+}
+
+// child runs this test binary as another process.
+func child(t *testing.T, mode, path string, env ...string) *exec.Cmd {
+	t.Helper()
+	c := exec.Command(os.Args[0])
+	c.Env = append(os.Environ(), append(env, "SQLITE_TEST_CHILD="+mode, "SQLITE_TEST_PATH="+path)...)
+	return c
+}
+
+func wantKind(t testing.TB, err error, k meta.Kind) {
+	t.Helper()
+	var e *meta.Error
+	if !errors.As(err, &e) || e.Kind != k {
+		t.Fatalf("got error %v, want kind %q", err, k)
+	}
+}
+
+// files reads a folder's files.
+func files(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := make(map[string]string)
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range list {
+		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[e.Name()] = string(b)
+	}
+	return out
+}
+
+func foreign(t *testing.T, path, script string) {
+	t.Helper()
+	c, err := sqlite.OpenConn(path, sqlite.OpenReadWrite|sqlite.OpenCreate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := sqlitex.ExecuteScript(c, script, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is not a store, or not one for this version, is refused with a
+// sentence and stays as it is.
+func TestOpenRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		make func(t *testing.T, path string)
+		kind meta.Kind
+		text string
+	}{
+		"nothing":           {func(*testing.T, string) {}, meta.KindNotExist, "no store here"},
+		"empty file":        {func(t *testing.T, p string) { os.WriteFile(p, nil, 0o644) }, meta.KindInvalid, "not a nexusfs database"},
+		"text":              {func(t *testing.T, p string) { os.WriteFile(p, []byte("hello"), 0o644) }, meta.KindInvalid, "not a nexusfs database"},
+		"folder":            {func(t *testing.T, p string) { os.Mkdir(p, 0o755) }, meta.KindInvalid, "not a nexusfs database"},
+		"other application": {func(t *testing.T, p string) { foreign(t, p, "create table t(a); pragma application_id=77") }, meta.KindInvalid, "belongs to another application"},
+		"plain database":    {func(t *testing.T, p string) { foreign(t, p, "create table t(a); pragma user_version=1") }, meta.KindInvalid, "not made by nexusfs"},
+		"newer schema": {func(t *testing.T, p string) {
+			foreign(t, p, fmt.Sprintf("create table t(a); pragma application_id=%d; pragma user_version=99", applicationID))
+		}, meta.KindInvalid, "use the newer nexusfs"},
+	} {
+		for _, readOnly := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/readonly=%v", name, readOnly), func(t *testing.T) {
+				dir := t.TempDir()
+				path := filepath.Join(dir, "meta.db")
+				c.make(t, path)
+				if fi, err := os.Stat(path); err == nil && fi.IsDir() {
+					_, err := Open(ctx, Options{Path: path, ReadOnly: readOnly})
+					wantKind(t, err, c.kind)
+					return
+				}
+				before := files(t, dir)
+				_, err := Open(ctx, Options{Path: path, ReadOnly: readOnly})
+				wantKind(t, err, c.kind)
+				if !strings.Contains(err.Error(), c.text) {
+					t.Errorf("the message is %q", err)
+				}
+				if c.kind == meta.KindInvalid && before["meta.db"] != "" {
+					_, err = Create(ctx, Options{Path: path})
+					wantKind(t, err, c.kind)
+				}
+				after := files(t, dir)
+				delete(after, "meta.db-wal") // empty ones may stay
+				delete(after, "meta.db-shm")
+				if fmt.Sprint(before) != fmt.Sprint(after) {
+					t.Errorf("the folder was changed: %d files, then %d", len(before), len(after))
+				}
+			})
+		}
+	}
+}
+
+func TestZoneMissingAndTwice(t *testing.T) {
+	w := newWorld(t)
+	_, err := Open(ctx, Options{Path: w.path, Zone: "other"})
+	wantKind(t, err, meta.KindNotExist)
+	_, err = Create(ctx, Options{Path: w.path})
+	wantKind(t, err, meta.KindExist)
+}
+
+// A store that one process has open is refused to every other one, with a
+// sentence, whatever it wants.
+func TestSecondProcess(t *testing.T) {
+	w := newWorld(t)
+	w.commit(w.create(false))
+	for _, env := range []string{"SQLITE_TEST_RO=", "SQLITE_TEST_RO=1"} {
+		out, err := child(t, "open", w.path, env).CombinedOutput()
+		if err == nil || !strings.HasPrefix(string(out), "busy ") || !strings.Contains(string(out), "another process has this store open") {
+			t.Errorf("%s: %v, %q", env, err, out)
+		}
+	}
+	w.commit(w.create(false))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := child(t, "open", w.path).CombinedOutput(); err != nil {
+		t.Errorf("after close: %v, %q", err, out)
+	}
+}
+
+// childCommits commits until it is killed and prints what was acknowledged.
+func childCommits(path string) {
+	s, err := Open(ctx, Options{Path: path})
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	w := &world{Store: s, dir: meta.RootIno}
+	if w.session, w.epoch, _, err = s.Begin(ctx, meta.SessionInfo{}); err != nil {
+		os.Exit(1)
+	}
+	w.next, _ = s.Inos(ctx, 1<<16)
+	w.last = w.next + 1<<16
+	for n := 0; ; n++ {
+		batch := make([]*meta.Change, 1+rand.IntN(3))
+		for i := range batch {
+			batch[i] = w.create(rand.IntN(2) == 0)
+		}
+		out, err := s.Commit(ctx, &meta.Batch{Session: w.session, Epoch: w.epoch, Changes: batch})
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println(out[len(out)-1].Rev)
+		if n%100 == 99 {
+			s.Checkpoint(ctx)
+		}
+	}
+}
+
+// After kill -9 every acknowledged operation is there and nothing is torn.
+func TestKill(t *testing.T) {
+	w := newWorld(t)
+	path := w.path
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 5 {
+		c := child(t, "commit", path)
+		out, err := c.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var acked int64
+		buf, read := make([]byte, 1<<16), 0
+		for target := 2000 + rand.IntN(4000); read < target; {
+			n, err := out.Read(buf)
+			if err != nil {
+				t.Fatalf("the child ended: %v", err)
+			}
+			read += n
+			if lines := strings.Split(strings.TrimSuffix(string(buf[:n]), "\n"), "\n"); len(lines) > 2 {
+				if _, err := fmt.Sscan(lines[len(lines)-2], &acked); err != nil {
+					t.Fatalf("the child says %q", lines)
+				}
+			}
+		}
+		c.Process.Kill()
+		c.Wait()
+		s, err := Open(ctx, Options{Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, err := s.Head(ctx)
+		if err != nil || int64(head.Rev) < acked {
+			t.Errorf("round %d: revision %d was acknowledged, %d is there (%v)", round, acked, head.Rev, err)
+		}
+		clean(t, s)
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// clean fails when fsck or SQLite find something.
+func clean(t testing.TB, s *Store) {
+	t.Helper()
+	if err := s.Verify(ctx, func(f meta.Finding) { t.Errorf("fsck: %+v", f) }); err != nil {
+		t.Error(err)
+	}
+	err := s.scan(ctx, "check", 0, func(c *conn) error {
+		return c.each("SELECT count(*) FROM sqlite_schema", func(*sqlite.Stmt) error { return nil })
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
+	if err := s.w.each("PRAGMA integrity_check", func(st *sqlite.Stmt) error {
+		if st.ColumnText(0) != "ok" {
+			t.Errorf("integrity_check: %s", st.ColumnText(0))
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// At any moment the files on disk, as kill -9 would leave them, hold all that
+// was acknowledged: also after transactions that were too large for the page
+// cache, were rolled back, or filled the disk.
+func TestCrashClones(t *testing.T) {
+	w := newWorld(t)
+	for round := range 6 {
+		switch round % 4 {
+		case 0:
+			w.commit(w.create(true))
+		case 1, 3: // larger than the writer's page cache
+			var batch []*meta.Change
+			for i := range 100 {
+				c := w.create(false)
+				var pieces []meta.Extent
+				cc := &meta.ContentChange{Ino: c.Record.Ino, Fresh: true}
+				for j := range 8 {
+					data := bytes.Repeat([]byte{byte(i), byte(j), byte(round)}, 5000)
+					b := meta.Blob{ID: meta.BlobID{byte(round), byte(i), byte(j)}, Size: int64(len(data))}
+					cc.Blobs = append(cc.Blobs, meta.NewBlob{Blob: b, Data: data})
+					pieces = append(pieces, meta.Extent{Off: int64(j) << 14, Len: b.Size, Blob: b})
+				}
+				cc.Ranges = []meta.RangeChange{{Len: 1 << 17, Extents: pieces}}
+				c.Content = cc
+				batch = append(batch, c)
+			}
+			if round%4 == 1 {
+				w.commit(batch...)
+				break
+			}
+			limited(t, w.Store, func() {
+				_, err := w.Commit(ctx, &meta.Batch{Session: w.session, Epoch: w.epoch, Changes: batch})
+				wantKind(t, err, meta.KindNoSpace)
+			})
+		case 2: // rolled back and repeated with savepoints
+			good, bad := w.create(false), w.create(false)
+			bad.Names[0].Name, bad.Record.Name = good.Names[0].Name, good.Names[0].Name
+			out, err := w.Commit(ctx, &meta.Batch{Session: w.session, Epoch: w.epoch, Changes: []*meta.Change{good, bad}})
+			if err != nil || out[0].Err != nil || meta.KindOf(out[1].Err) != meta.KindConflict {
+				t.Fatalf("%+v, %v", out, err)
+			}
+		}
+		if round%5 == 4 {
+			w.checkpoint()
+		}
+		crashClone(t, w)
+	}
+	clean(t, w.Store)
+}
+
+// limited lets the database not grow while fn runs.
+func limited(t *testing.T, s *Store, fn func()) {
+	t.Helper()
+	set := func(n int64) {
+		s.writeMu.Lock()
+		defer s.writeMu.Unlock()
+		if err := s.w.script(fmt.Sprintf("PRAGMA max_page_count=%d", n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.writeMu.Lock()
+	pages, err := s.w.number("PRAGMA page_count")
+	s.writeMu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	set(pages + 1500)
+	fn()
+	set(1 << 30)
+}
+
+func crashClone(t *testing.T, w *world) {
+	t.Helper()
+	want, err := w.Head(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, suffix := range []string{"", "-wal"} {
+		b, err := os.ReadFile(w.path + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "meta.db"+suffix), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := Open(ctx, Options{Path: filepath.Join(dir, "meta.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got, err := s.Head(ctx); err != nil || got != want {
+		t.Fatalf("the clone's head is %+v, want %+v (%v)", got, want, err)
+	}
+	clean(t, s)
+}
+
+// A full disk refuses the batch whole; when there is room again all goes on.
+func TestDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {
+		t.Skipf("no small disk to fill without root: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	s, err := Create(ctx, Options{Path: filepath.Join(dir, "meta.db"), Mode: 0o755})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	w := &world{Store: s, tb: t, dir: meta.RootIno}
+	if w.session, w.epoch, _, err = s.Begin(ctx, meta.SessionInfo{}); err != nil {
+		t.Fatal(err)
+	}
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.ino()
+	commit := func(c *meta.Change) error {
+		_, err := w.Commit(ctx, &meta.Batch{Session: w.session, Epoch: w.epoch, Changes: []*meta.Change{c}})
+		return err
+	}
+	var refused *meta.Change
+	for refused == nil {
+		if c := w.create(false); commit(c) != nil {
+			refused = c
+		}
+	}
+	before, err := s.Head(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		wantKind(t, commit(refused), meta.KindNoSpace)
+	}
+	if after, err := s.Head(ctx); err != nil || after != before {
+		t.Fatalf("the head is %+v, was %+v (%v)", after, before, err)
+	}
+	_, err = s.Inode(ctx, refused.Record.Ino)
+	wantKind(t, err, meta.KindNotExist)
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if err := commit(refused); err != nil {
+		t.Fatalf("with room again: %v", err)
+	}
+	if err := s.Sync(ctx); err != nil {
+		t.Fatal(err)
+	}
+	clean(t, s)
+}
+
+// A sync that failed is final: nobody may believe that a later one, which the
+// kernel might let succeed, covers what the first one lost.
+func TestSyncFailureIsFinal(t *testing.T) {
+	w := newWorld(t)
+	w.commit(w.create(false))
+	r, pw, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	w.syncer.mu.Lock()
+	good := w.syncer.file
+	w.syncer.file = pw // fdatasync of a pipe fails
+	w.syncer.mu.Unlock()
+	wantKind(t, w.Sync(ctx), meta.KindIO)
+	w.syncer.mu.Lock()
+	w.syncer.file = good
+	w.syncer.mu.Unlock()
+	pw.Close()
+	wantKind(t, w.Sync(ctx), meta.KindIO)
+	_, err = w.Commit(ctx, &meta.Batch{Session: w.session, Epoch: w.epoch, Changes: []*meta.Change{w.create(false)}})
+	wantKind(t, err, meta.KindIO)
+	wantKind(t, w.Checkpoint(ctx), meta.KindIO)
+	if _, err := w.Inode(ctx, 1); err != nil {
+		t.Errorf("reads go on, but: %v", err)
+	}
+}
+
+// Whoever asks for a sync after its commit gets a round that began after it.
+func TestSyncRounds(t *testing.T) {
+	w := newWorld(t)
+	w.commit(w.create(false))
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for range 20 {
+				if err := w.Sync(ctx); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	w.syncer.mu.Lock()
+	defer w.syncer.mu.Unlock()
+	if w.syncer.running || w.syncer.next != nil {
+		t.Error("a round is left over")
+	}
+}
+
+func TestReopen(t *testing.T) {
+	w := newWorld(t)
+	for range 50 {
+		w.commit(w.create(false), w.create(true))
+	}
+	want, err := w.Head(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Errorf("closing twice: %v", err)
+	}
+	_, err = w.Inode(ctx, 1)
+	wantKind(t, err, meta.KindShutdown)
+	_, err = w.Commit(ctx, &meta.Batch{Session: w.session, Epoch: w.epoch, Changes: []*meta.Change{w.create(false)}})
+	wantKind(t, err, meta.KindShutdown)
+	if got := files(t, filepath.Dir(w.path)); len(got) != 1 {
+		t.Errorf("closing leaves %d files", len(got))
+	}
+	before := files(t, filepath.Dir(w.path))["meta.db"]
+	for _, readOnly := range []bool{true, false} {
+		s, err := Open(ctx, Options{Path: w.path, ReadOnly: readOnly})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Head(ctx); err != nil || got != want {
+			t.Errorf("the head is %+v, want %+v (%v)", got, want, err)
+		}
+		if readOnly {
+			readsOnlyStore(t, s)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if readOnly && files(t, filepath.Dir(w.path))["meta.db"] != before {
+			t.Error("a read-only store wrote to the database")
+		}
+	}
+}
+
+// readsOnlyStore checks that a read-only store reads and refuses to write.
+func readsOnlyStore(t *testing.T, s *Store) {
+	t.Helper()
+	if err := s.Verify(ctx, func(f meta.Finding) { t.Errorf("fsck: %+v", f) }); err != nil {
+		t.Error(err)
+	}
+	_, err := s.Commit(ctx, &meta.Batch{Changes: []*meta.Change{{}}})
+	wantKind(t, err, meta.KindReadOnly)
+	_, err = s.Inos(ctx, 1)
+	wantKind(t, err, meta.KindReadOnly)
+	_, _, _, err = s.Begin(ctx, meta.SessionInfo{})
+	wantKind(t, err, meta.KindReadOnly)
+	if err := s.Checkpoint(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := s.Sync(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// A read-only store sees what an unclean stop left in the log, and two of them
+// read at once.
+func TestReadOnlyAfterCrash(t *testing.T) {
+	w := newWorld(t)
+	w.commit(w.create(false))
+	dir := t.TempDir()
+	path := filepath.Join(dir, "meta.db")
+	for _, suffix := range []string{"", "-wal"} {
+		b, err := os.ReadFile(w.path + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path+suffix, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := files(t, dir)
+	var stores []*Store
+	for range 2 {
+		s, err := Open(ctx, Options{Path: path, ReadOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stores = append(stores, s)
+		if head, err := s.Head(ctx); err != nil || head.Rev != 2 {
+			t.Errorf("the head is %+v, %v", head, err)
+		}
+		readsOnlyStore(t, s)
+	}
+	for _, s := range stores {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	after := files(t, dir)
+	for _, f := range []string{"meta.db", "meta.db-wal"} {
+		if before[f] != after[f] {
+			t.Errorf("%s was changed", f)
+		}
+	}
+}
+
+// The log is moved into the database and starts again instead of growing.
+func TestCheckpointBoundsLog(t *testing.T) {
+	w := newWorld(t)
+	size := func() int64 {
+		fi, err := os.Stat(w.path + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fi.Size()
+	}
+	for size() <= logBound {
+		var batch []*meta.Change
+		for range 8 {
+			c := w.create(false)
+			data := bytes.Repeat([]byte{byte(c.Record.Ino), byte(c.Record.Ino >> 8)}, 8000)
+			b := meta.Blob{ID: meta.BlobID{byte(c.Record.Ino), byte(c.Record.Ino >> 8)}, Size: int64(len(data))}
+			c.Content = &meta.ContentChange{Ino: c.Record.Ino, Fresh: true, Blobs: []meta.NewBlob{{Blob: b, Data: data}},
+				Ranges: []meta.RangeChange{{Len: b.Size, Extents: []meta.Extent{{Len: b.Size, Blob: b}}}}}
+			batch = append(batch, c)
+		}
+		w.commit(batch...)
+	}
+	w.checkpoint()
+	for range 200 {
+		w.commit(w.create(true))
+	}
+	if n := size(); n > logBound+1<<20 {
+		t.Errorf("the log has %d bytes", n)
+	}
+	for range 5 {
+		w.checkpoint()
+		for range 200 {
+			w.commit(w.create(true))
+		}
+	}
+	if n := size(); n > logBound+1<<20 {
+		t.Errorf("the log has %d bytes", n)
+	}
+	clean(t, w.Store)
+}
+
+// A file costs little room, and no more in a full directory than in a new one.
+func TestBytesPerFile(t *testing.T) {
+	w := newWorld(t)
+	const n = 20000
+	for range n {
+		w.commit(w.create(false))
+	}
+	w.checkpoint()
+	st, err := w.Stats(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if per := st.FileBytes / n; per > 500 {
+		t.Errorf("%d bytes for each of %d files", per, n)
+	}
+}
+
+// No statement of the hot path reads more than its rows.
+func TestStatementsUseKeys(t *testing.T) {
+	w := newWorld(t)
+	w.writeMu.Lock()
+	defer w.writeMu.Unlock()
+	for id, sql := range statements {
+		if stmtID(id) <= stRollbackTo {
+			continue
+		}
+		st, _, err := w.w.PrepareTransient("EXPLAIN QUERY PLAN " + sql)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = rows(st, func(st *sqlite.Stmt) bool {
+			if plan := st.ColumnText(3); strings.HasPrefix(plan, "SCAN") && !strings.Contains(plan, "CONSTANT") || strings.Contains(plan, "TEMP B-TREE") {
+				t.Errorf("%s\n\t%s", sql, plan)
+			}
+			return true
+		})
+		st.Finalize()
+		if err != nil {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+}
+
+// The index of records says the same as the records.
+func TestRecordIndex(t *testing.T) {
+	w := newWorld(t)
+	var inos []meta.Ino
+	for range 3000 {
+		c := w.create(false)
+		inos = append(inos, c.Record.Ino)
+		w.commit(c)
+	}
+	read := func() (out []meta.Rev) {
+		for _, ino := range append(inos[:5:5], inos[2990], meta.RootIno) {
+			if err := w.Records(ctx, meta.RecordFilter{Ino: ino, Limit: 2000}, func(r *meta.Record) bool {
+				out = append(out, r.Rev)
+				return true
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return out
+	}
+	want := read()
+	w.indexLag = 100
+	w.checkpoint()
+	w.writeMu.Lock()
+	n, err := w.w.number("SELECT count(*) FROM record_index")
+	w.writeMu.Unlock()
+	if err != nil || n < 5000 {
+		t.Fatalf("%d rows were indexed (%v)", n, err)
+	}
+	if got := read(); !slices.Equal(got, want) || len(got) != 2006 {
+		t.Errorf("with the index %d records, without %d", len(got), len(want))
+	}
+	p := meta.Retention{Before: time.Now().Add(time.Hour).UnixNano(), Barrier: 2500}
+	for done := false; !done; {
+		var err error
+		if _, done, err = w.Prune(ctx, p, 512); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.writeMu.Lock()
+	left, err := w.w.number("SELECT count(*) FROM record_index WHERE rev<=2000")
+	w.writeMu.Unlock()
+	if err != nil || left != 0 {
+		t.Errorf("%d entries of pruned records are left (%v)", left, err)
+	}
+	clean(t, w.Store)
+}
+
+// Names that a shell or a terminal would trip over survive the way to SQL text.
+func TestQueryNames(t *testing.T) {
+	w := newWorld(t)
+	c := w.create(false)
+	c.Names[0].Name, c.Record.Name = "a\n'b\"\x1b[2J", "a\n'b\"\x1b[2J"
+	w.commit(c)
+	got := ""
+	if err := w.Query(ctx, "select path from files where ino > 1", nil, func([]string) error { return nil }, func(v []any) error {
+		got = v[0].(string)
+		return nil
+	}); err != nil || got != "/"+c.Record.Name {
+		t.Errorf("path %q, %v", got, err)
+	}
+	if err := w.Query(ctx, "select 1", nil, func([]string) error { return io.EOF }, nil); !errors.Is(err, io.EOF) {
+		t.Errorf("an error of the caller becomes %v", err)
+	}
+}
