@@ -337,13 +337,17 @@ func (r *rewinder) dirTimes() (map[int64]times, error) {
 	return out, err
 }
 
-// directories counts entries and links anew and sets the times.
+// directories counts entries and links anew and sets revision and times. The
+// revision is that of the newest change of its names or of itself that stays.
 func (r *rewinder) directories(when map[int64]times) error {
 	if err := r.exec(`UPDATE inodes SET
 			entries=(SELECT count(*) FROM dentries d WHERE d.parent=inodes.ino),
 			nlink=iif(nlink>0,2+(SELECT count(*) FROM dentries d WHERE d.parent=inodes.ino AND d.type=4),0),
-			rev=min(rev,?1-1)
-		WHERE ino IN (SELECT ino FROM touched) AND mode & 61440 = 16384`, r.first); err != nil {
+			rev=max(content_rev,
+				coalesce((SELECT max(d.begin) FROM dentries d WHERE d.parent=inodes.ino),0),
+				coalesce((SELECT max(h."end") FROM dentry_history h WHERE h.parent=inodes.ino),0),
+				coalesce((SELECT max(h."end") FROM inode_history h WHERE h.ino=inodes.ino),0))
+		WHERE ino IN (SELECT ino FROM touched) AND mode & 61440 = 16384`); err != nil {
 		return err
 	}
 	for ino, t := range when {

@@ -64,12 +64,18 @@ func (s *Store) Begin(ctx context.Context, info meta.SessionInfo) (session, epoc
 		if prev != nil {
 			session = prev.Session + 1
 		}
+		// Until Recovered says that it is done, a recovery is still due: whoever
+		// starts after a kill in the middle of it has to see the old boot.
+		boot := info.BootID
+		if prev != nil && !prev.Ended && prev.BootID != boot {
+			boot = prev.BootID
+		}
 		if err := w.script("UPDATE session_rows SET fenced=1 WHERE session BETWEEN ? AND ? AND ended IS NULL AND NOT fenced",
 			s.base, s.base|keyMask); err != nil {
 			return err
 		}
 		if err := w.script(`INSERT INTO session_rows(session,epoch,node,pid,boot_id,mountpoint,lease,started)
-			VALUES(?,?,?,?,?,?,?,?)`, s.k(session), epoch, info.Node, info.PID, info.BootID, info.Mountpoint, info.Lease, info.Started); err != nil {
+			VALUES(?,?,?,?,?,?,?,?)`, s.k(session), epoch, info.Node, info.PID, boot, info.Mountpoint, info.Lease, info.Started); err != nil {
 			return err
 		}
 		return s.sessionsChanged(w)
@@ -78,6 +84,17 @@ func (s *Store) Begin(ctx context.Context, info meta.SessionInfo) (session, epoc
 		err = s.Sync(ctx)
 	}
 	return session, epoch, prev, err
+}
+
+// Recovered implements meta.Sessions.
+func (s *Store) Recovered(ctx context.Context, session int64, bootID string) error {
+	err := s.update(ctx, "recovered", func(w *conn) error {
+		return w.script("UPDATE session_rows SET boot_id=? WHERE session=?", bootID, s.k(session))
+	})
+	if err != nil {
+		return err
+	}
+	return s.Sync(ctx)
 }
 
 // sessionsChanged makes the next commit look at the sessions again.

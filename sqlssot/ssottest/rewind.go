@@ -36,17 +36,10 @@ func (w *world) rewind(first meta.Rev) meta.Rev {
 	w.now = w.past[min(first-1, last.rev)].clone()
 	w.now.rev = rev
 	for ino := range last.nodes {
-		n := w.now.nodes[ino]
-		if n == nil {
+		if w.now.nodes[ino] == nil {
 			if _, err := w.s.Inode(ctx, ino); err == nil {
 				w.tb.Fatalf("inode %d is still there", ino)
 			}
-			continue
-		}
-		// The revision of a directory whose names were taken back is not
-		// recorded anywhere; it must not point behind the cut.
-		if a, err := w.s.Inode(ctx, ino); err == nil && n.attr.IsDir() && a.Rev >= n.attr.Rev && a.Rev < first {
-			n.attr.Rev = a.Rev
 		}
 	}
 	for r := range w.past {

@@ -12,6 +12,7 @@ import (
 var sessionCases = []Case{
 	{"SessionFenced", sessionFenced},
 	{"SessionEnds", sessionEnds},
+	{"SessionRecoveryDue", sessionRecoveryDue},
 	{"InosAreNeverHandedOutTwice", inosOnce},
 	{"ReserveAndBarrier", reserveAndBarrier},
 	{"ContextEnded", contextEnded},
@@ -168,4 +169,21 @@ func zonesAreApart(tb testing.TB, f Factory) {
 			tb.Errorf("zone %s has %q", zone, got)
 		}
 	}
+}
+
+// sessionRecoveryDue: a daemon that is killed while it recovers from a loss of
+// power leaves the recovery to the next one, which starts in the same boot.
+func sessionRecoveryDue(w *world) {
+	begin := func(want string) int64 {
+		session, _, prev, err := w.s.Begin(ctx, meta.SessionInfo{Node: "node", PID: 2, BootID: "later"})
+		w.ok(err)
+		if prev == nil || prev.Ended || prev.BootID != want {
+			w.t.Fatalf("the session before: got %+v, want boot %q", prev, want)
+		}
+		return session
+	}
+	begin("boot")
+	session := begin("boot") // the one before was killed before it had recovered
+	w.ok(w.s.Recovered(ctx, session, "later"))
+	begin("later")
 }
