@@ -165,6 +165,8 @@ func loadConfig(explicit string, getenv func(string) string) (*Config, error) {
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && explicit == "":
 			continue
+		case errors.Is(err, fs.ErrPermission) && explicit == "" && file != systemConfig:
+			continue // HOME is another user's, as after sudo or su
 		case err != nil:
 			return nil, fail(exitUsage, "configuration: %w", err)
 		}

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // mountSpec is one mount to make: the command line, -o and the configuration
@@ -140,13 +140,13 @@ func checkMountpoint(given string, store storeDir) (string, error) {
 		return "", fail(exitUsage, "%s: %w", escapeName(given), err)
 	}
 	point := realDir(abs)
-	st, err := os.Stat(point)
-	if errors.Is(err, syscall.ENOTCONN) || errors.Is(err, syscall.ECONNABORTED) {
-		if err := cleanStale(point); err != nil {
-			return "", fail(exitMount, "%s is the mount of a daemon that died, and it could not be removed: unmount it by hand (umount -l): %w", escapeName(given), err)
-		}
-		st, err = os.Stat(point)
+	if err := checkFuse(fuseDevice); err != nil {
+		return "", err
 	}
+	if err := removeDead(point, given); err != nil {
+		return "", err
+	}
+	st, err := os.Stat(point)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return "", fail(exitMount, "the mountpoint %s does not exist: make it with mkdir", escapeName(given))
@@ -171,4 +171,49 @@ func checkMountpoint(given string, store storeDir) (string, error) {
 		return "", fail(exitMount, "the mountpoint %s is inside of the store: choose another one", escapeName(given))
 	}
 	return point, nil
+}
+
+// fuseDevice is where the kernel's side of FUSE is.
+const fuseDevice = "/dev/fuse"
+
+// checkFuse says early, and in words, that there is no FUSE.
+func checkFuse(device string) error {
+	var st unix.Stat_t
+	err := unix.Stat(device, &st)
+	const major, minor = 10, 229 // of the kernel's list of devices
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fail(exitMount, "%s is missing, so nothing can be mounted: load the module (modprobe fuse), or give it to the container (--device %[1]s --cap-add SYS_ADMIN)", device)
+	case err != nil:
+		return fail(exitMount, "%s: %w", device, err)
+	case st.Mode&unix.S_IFMT != unix.S_IFCHR || unix.Major(uint64(st.Rdev)) != major || unix.Minor(uint64(st.Rdev)) != minor:
+		return fail(exitMount, "%s is not the kernel's fuse device, so nothing can be mounted: the system or the container hides it", device)
+	}
+	return nil
+}
+
+// removeDead removes what a daemon left at point when it died. stat(2) does not
+// tell: the kernel may answer it from its cache for hours. statfs(2) always
+// asks the daemon.
+func removeDead(point, given string) error {
+	mounts, err := nexusMounts()
+	if err != nil {
+		return err
+	}
+	for i := len(mounts) - 1; i >= 0; i-- { // several may lie over each other
+		if mounts[i].Point != point || !isDead(point) {
+			continue
+		}
+		if err := detach(point); err != nil {
+			return fail(exitMount, "%s is the mount of a daemon that died, and it could not be removed: unmount it by hand (umount -l): %w", escapeName(given), err)
+		}
+	}
+	return nil
+}
+
+// isDead reports whether the mount at point has no daemon any more.
+func isDead(point string) bool {
+	var st unix.Statfs_t
+	err := unix.Statfs(point, &st)
+	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
 }

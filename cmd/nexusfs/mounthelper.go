@@ -76,7 +76,7 @@ func (a *app) helperMount(ctx context.Context, c helperCall) error {
 		return err
 	} else if _, ok := config.Stores[c.spec]; !ok && !strings.Contains(c.spec, "/") {
 		// mount(8) works anywhere: a bare word is never a directory of here.
-		return fail(exitUsage, "no store is named %s: nexusfs store add NAME URL gives a name, and a directory is given by its path", escapeName(c.spec))
+		return fail(exitStore, "no store is named %s: nexusfs store add NAME URL gives a name, and a directory is given by its path", escapeName(c.spec))
 	}
 	spec, err := a.mountSpec(c.spec, c.dir, mountFlags{options: c.options})
 	if err != nil {

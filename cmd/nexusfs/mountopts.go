@@ -24,12 +24,12 @@ type mountOptions struct {
 var ignoredOptions = []string{
 	"defaults", "rw", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner",
 	"group", "default_permissions", "nonempty", "async", "atime", "noatime", "relatime", "norelatime",
-	"nodiratime", "diratime", "nostrictatime", "nolazytime", "nomand", "loud", "silent", "exec", "uhelper",
+	"nodiratime", "diratime", "nostrictatime", "nolazytime", "nomand", "loud", "silent", "uhelper",
 	"helper", "comment", "subtype", "blkdev", "iversion", "noiversion",
 }
 
 // kernelOptions are flags of the mount itself.
-var kernelOptions = []string{"dev", "nodev", "suid", "nosuid", "noexec", "nosymfollow"}
+var kernelOptions = []string{"dev", "nodev", "suid", "nosuid", "exec", "noexec", "nosymfollow"}
 
 // securityOptions are SELinux's, with a value.
 var securityOptions = []string{"context", "fscontext", "defcontext", "rootcontext"}

@@ -16,7 +16,7 @@ func TestMountOptions(t *testing.T) {
 		want     mountOptions
 	}{
 		{"nothing", "", mountOptions{}},
-		{"what fstab brings", "defaults,rw,noauto,nofail,user=joe,_netdev,x-systemd.automount,X-mount.mkdir,comment=hello,exec,noatime", mountOptions{}},
+		{"what fstab brings", "defaults,rw,noauto,nofail,user=joe,_netdev,x-systemd.automount,X-mount.mkdir,comment=hello,noatime", mountOptions{}},
 		{"read-only", "ro,allow_other,default_permissions", mountOptions{ReadOnly: true, AllowOther: true}},
 		{"the last wins", "ro,rw,nodev,dev,suid,nosuid", mountOptions{Kernel: []string{"dev", "nosuid"}}},
 		{"history with a comma", "history=30v,7d,ro", mountOptions{ReadOnly: true, History: historyPolicy{Versions: 30, MaxAge: 7 * day}}},

@@ -70,7 +70,7 @@ func (a *app) umountDead(t *target, arg string) error {
 	if t.mount == nil {
 		return fail(exitMount, "%s is not mounted", escapeName(arg))
 	}
-	if err := cleanStale(t.mount.Point); err != nil {
+	if err := detach(t.mount.Point); err != nil {
 		return fail(exitMount, "the daemon of %s is gone, and its mount could not be removed: %w", escapeName(t.mount.Point), err)
 	}
 	a.note("the daemon of %s was gone; its mount is removed", escapeName(t.mount.Point))
@@ -115,7 +115,11 @@ func (c *control) unmount(_ context.Context, r *http.Request) (struct{}, error) 
 	return none, fail(exitMount, "%s could not be unmounted: %w; is a program using it? --lazy takes it away all the same", escapeName(point), err)
 }
 
-// mountUsers lists, as far as /proc tells, up to limit processes with a
+// usersPatience bounds the look at /proc: a process in the middle of execve(2)
+// or of its end can hold up whoever looks at it.
+const usersPatience = 2 * time.Second
+
+// mountUsers lists, as far as /proc tells in time, up to limit processes with a
 // directory or file below point. It reads links only, so it never enters the
 // mount itself.
 func mountUsers(point string, limit int) []string {
@@ -123,22 +127,49 @@ func mountUsers(point string, limit int) []string {
 	if err != nil {
 		return nil
 	}
+	found, stop := make(chan string), make(chan struct{})
+	defer close(stop)
+	go func() {
+		defer close(found)
+		for _, proc := range procs {
+			if user := describeUser(proc, point); user != "" {
+				select {
+				case found <- user:
+				case <-stop:
+					return
+				}
+			}
+		}
+	}()
+	late := time.After(usersPatience)
 	var out []string
-	for _, proc := range procs {
-		how := processUse(proc, point)
-		if how == "" {
-			continue
+	for {
+		select {
+		case user, more := <-found:
+			if !more {
+				return out
+			}
+			if len(out) == limit {
+				return append(out, "others")
+			}
+			out = append(out, user)
+		case <-late:
+			return out
 		}
-		if len(out) == limit {
-			return append(out, "others")
-		}
-		comm, err := os.ReadFile(proc + "/comm")
-		if err != nil && !errors.Is(err, os.ErrPermission) {
-			continue // it has just ended
-		}
-		out = append(out, fmt.Sprintf("%s (pid %s, %s)", escapeName(strings.TrimSpace(string(comm))), filepath.Base(proc), how))
 	}
-	return out
+}
+
+// describeUser names a process that uses the mount; "" for any other.
+func describeUser(proc, point string) string {
+	how := processUse(proc, point)
+	if how == "" {
+		return ""
+	}
+	comm, err := os.ReadFile(proc + "/comm")
+	if err != nil && !errors.Is(err, os.ErrPermission) {
+		return "" // it has just ended
+	}
+	return fmt.Sprintf("%s (pid %s, %s)", escapeName(strings.TrimSpace(string(comm))), filepath.Base(proc), how)
 }
 
 // processUse says how a process uses the mount: "" when it does not.

@@ -169,9 +169,6 @@ func (e *engine) settleKernel(ctx context.Context) error {
 	return e.notifier.Drain(ctx)
 }
 
-// cleanStale removes the mount of a daemon that died.
-func cleanStale(point string) error { return fusefs.CleanStale(point) }
-
 // detach takes a mount away by force, whoever serves it.
 func detach(point string) error { return fusefs.Unmount(point, true) }
 
