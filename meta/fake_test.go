@@ -313,6 +313,8 @@ func (s *fakeStore) Begin(_ context.Context, i SessionInfo) (int64, int64, *Prev
 	return int64(len(s.began)), 1, s.prev, nil
 }
 func (s *fakeStore) End(context.Context, int64) error { s.ended = true; return nil }
+
+func (s *fakeStore) Recovered(context.Context, int64, string) error { return nil }
 func (s *fakeStore) Inos(_ context.Context, n int) (Ino, error) {
 	first := s.ino + 1
 	s.ino += Ino(n)

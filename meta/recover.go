@@ -43,10 +43,14 @@ func (fs *FS) begin(ctx context.Context) error {
 	}
 	fs.nodes.upkeep.unclean.Store(true)
 	fs.log.Info("the last session did not end in order", "session", prev.Session, "pid", prev.PID, "node", prev.Node)
-	if prev.BootID == fs.o.BootID {
+	if prev.BootID == fs.o.BootID && fs.o.BootID != "" {
 		return nil // the daemon died, the machine did not: what it wrote is there
 	}
-	return fs.recover(ctx)
+	if err := fs.recover(ctx); err != nil {
+		return err
+	}
+	// gofail: var afterRecovery struct{}
+	return fs.o.Sessions.Recovered(ctx, fs.session, fs.o.BootID)
 }
 
 func (fs *FS) pid() int {

@@ -62,6 +62,10 @@ type Sessions interface {
 	// Begin records a session, taking over from s.Boot whatever an unclean
 	// predecessor left, and returns its number and epoch, durably.
 	Begin(ctx context.Context, s SessionInfo) (session, epoch int64, prev *PrevSession, err error)
+	// Recovered records, durably, that a session which began after a loss of
+	// power has taken back what was torn. Until then the next Begin returns a
+	// PrevSession with the BootID from before the loss.
+	Recovered(ctx context.Context, session int64, bootID string) error
 	// End records the orderly end.
 	End(ctx context.Context, session int64) error
 	// Inos hands out n inode numbers, durably before it returns.

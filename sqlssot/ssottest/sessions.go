@@ -173,12 +173,13 @@ func zonesAreApart(tb testing.TB, f Factory) {
 
 // sessionRecoveryDue: a daemon that is killed while it recovers from a loss of
 // power leaves the recovery to the next one, which starts in the same boot.
-func sessionRecoveryDue(w *world) {
+func sessionRecoveryDue(tb testing.TB, f Factory) {
+	w := newWorld(tb, f)
 	begin := func(want string) int64 {
 		session, _, prev, err := w.s.Begin(ctx, meta.SessionInfo{Node: "node", PID: 2, BootID: "later"})
 		w.ok(err)
 		if prev == nil || prev.Ended || prev.BootID != want {
-			w.t.Fatalf("the session before: got %+v, want boot %q", prev, want)
+			tb.Fatalf("the session before: got %+v, want boot %q", prev, want)
 		}
 		return session
 	}
