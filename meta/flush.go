@@ -94,6 +94,9 @@ func (fs *FS) takeOff(n *node, c Caller, mode flushMode) *flight {
 		return nil
 	}
 	f := &flight{n: n, kind: OpWrite, caller: c}
+	if c.PID == 0 && c.Resolve == nil {
+		f.caller = n.staged.caller // nobody asked for it: it is the last writer's
+	}
 	if mode == flushReady {
 		if f.stage = n.staged.splitReady(); len(f.stage.runs) == 0 {
 			return nil
@@ -116,7 +119,7 @@ func (fs *FS) takeOff(n *node, c Caller, mode flushMode) *flight {
 
 // splitReady moves the stored chunks to a stage of their own.
 func (s *stage) splitReady() stage {
-	ready := stage{mtime: s.mtime, since: s.since, writer: s.writer, others: s.others}
+	ready := stage{mtime: s.mtime, since: s.since, writer: s.writer, caller: s.caller, others: s.others}
 	kept := s.runs[:0]
 	for _, r := range s.runs {
 		if r.seal != nil && r.seal.stored {

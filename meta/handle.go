@@ -143,6 +143,9 @@ func (h *Handle) mayWrite(op string) error {
 func (h *Handle) stage(c Caller, known *Attr, off int64, data []byte) error {
 	fs, n := h.fs, h.n
 	now := fs.now().UnixNano()
+	if c.PID == 0 {
+		c = h.opener // pages that were mapped come from the kernel itself (P1)
+	}
 	n.mu.Lock()
 	if off == AtEnd {
 		if off = n.sizeNow(fs, known); off > SizeMax-int64(len(data)) {
@@ -163,7 +166,7 @@ func (h *Handle) stage(c Caller, known *Attr, off int64, data []byte) error {
 		off, data = off+int64(len(part)), data[len(part):]
 	}
 	s := &n.staged
-	s.mtime, s.writer = now, h.id
+	s.mtime, s.writer, s.caller = now, h.id, c
 	if s.since == 0 {
 		s.since = now
 	}

@@ -143,6 +143,9 @@ func TestStreamThenClose(t *testing.T) {
 	r.clock.Add(int64(time.Minute))
 	r.streamOld(t.Context())
 	last := r.store.records[len(r.store.records)-1]
+	if last.Actor.UID != user.UID || last.Actor.PID != user.PID {
+		t.Fatalf("nobody asked for the commit, but somebody wrote: %+v", last.Actor)
+	}
 	if last.Kind != OpWriteStream || r.nodes.dirty.Load() != 0 {
 		t.Fatalf("after the age limit: %+v", last)
 	}

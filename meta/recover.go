@@ -26,6 +26,9 @@ func (fs *FS) Open(ctx context.Context) error {
 		fs.sync.safe.Store(int64(head.Rev)) // nothing will be committed: nothing is to wait for
 		return nil
 	}
+	if head.Barrier < head.Rev {
+		fs.sync.dirty() // what an unclean predecessor left becomes durable soon, too
+	}
 	return fs.reserve(ctx)
 }
 

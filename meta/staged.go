@@ -61,7 +61,8 @@ type stage struct {
 	mem    int64 // bytes of memory held, sealed chunks left out
 	mtime  int64 // of the last write
 	since  int64 // when the oldest byte was written; 0: nothing is staged
-	writer uint64
+	writer uint64     // handle of the last write
+	caller Caller     // who made it
 	others []writerID // who wrote besides, for the record
 }
 
@@ -220,7 +221,8 @@ func (s *stage) full(i int) bool {
 // under puts an older stage below s: where both have bytes, those of s count.
 // The older one is empty after.
 func (s *stage) under(old *stage) {
-	merged := stage{runs: old.runs, mem: old.mem, mtime: old.mtime, since: old.since, writer: old.writer, others: old.others}
+	merged := stage{runs: old.runs, mem: old.mem, mtime: old.mtime, since: old.since,
+		writer: old.writer, caller: old.caller, others: old.others}
 	for i := range s.runs {
 		r := &s.runs[i]
 		if r.seal != nil {
@@ -236,7 +238,7 @@ func (s *stage) under(old *stage) {
 			merged.wrote(w)
 		}
 		if s.writer != 0 {
-			merged.writer = s.writer
+			merged.writer, merged.caller = s.writer, s.caller
 		}
 	}
 	*s, *old = merged, stage{}
