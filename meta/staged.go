@@ -57,10 +57,10 @@ type putting struct {
 // stage is the staged content of one file, or the part of it that is being
 // committed. Guarded by the node's mu.
 type stage struct {
-	runs   []run // ascending
-	mem    int64 // bytes of memory held, sealed chunks left out
-	mtime  int64 // of the last write
-	since  int64 // when the oldest byte was written; 0: nothing is staged
+	runs   []run      // ascending
+	mem    int64      // bytes of memory held, sealed chunks left out
+	mtime  int64      // of the last write
+	since  int64      // when the oldest byte was written; 0: nothing is staged
 	writer uint64     // handle of the last write
 	caller Caller     // who made it
 	others []writerID // who wrote besides, for the record
