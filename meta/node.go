@@ -48,7 +48,6 @@ type node struct {
 	flight   *flight       // being committed; nil otherwise
 	landed   chan struct{} // closed when flight ends; nil: nobody waits
 	held     int64         // bytes of memory that sealed chunks hold
-	ready    int64         // bytes of sealed chunks that are stored and not committed
 	unused   []*sealed     // sealed chunks that were written over; to be dropped by sweep
 	putErr   error         // storing or committing in the background failed: the next write says so
 	counted  bool          // in nodes.dirty
