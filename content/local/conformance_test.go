@@ -30,9 +30,10 @@ func TestConformance(t *testing.T) {
 	for name, set := range map[string]func(*Options){
 		"defaults":  func(*Options) {},
 		"small":     small,
-		"no caches": func(o *Options) { o.TableCache, o.LeafCache = 1, -1 },
 		"all files": func(o *Options) { o.FileThreshold, o.FileLimit = 1, meta.BlobMax+1 },
-		"all packs": func(o *Options) { o.FileThreshold = meta.BlobMax + 1 },
+		"all packs, no caches": func(o *Options) {
+			o.FileThreshold, o.TableCache, o.LeafCache = meta.BlobMax+1, 1, -1
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			contenttest.Run(t, func(t *testing.T) *contenttest.Harness { return newHarness(t, set) })

@@ -106,17 +106,17 @@ func TestTornTailIsSteppedOver(t *testing.T) {
 	encodeHeader(abandoned, header{Kind: kindData, State: stateOpen, Size: 1 << 20})
 	tests := map[string][]byte{
 		"large record abandoned": abandoned,
-		"header cut":           full[:40],
-		"table cut":            full[:80],
-		"data cut":             full[:20_000],
-		"footer cut":           full[:len(full)-7],
-		"footer missing":       append(bytes.Clone(full[:len(full)-16]), make([]byte, 16)...),
-		"header damaged":       badHeader,
-		"garbage":              randomBytes(8, 10_000),
-		"one byte":             {1},
-		"zeros, then one byte": append(make([]byte, 5000), 1),
-		"only zeros":           make([]byte, 1<<20),
-		"nothing":              nil,
+		"header cut":             full[:40],
+		"table cut":              full[:80],
+		"data cut":               full[:20_000],
+		"footer cut":             full[:len(full)-7],
+		"footer missing":         append(bytes.Clone(full[:len(full)-16]), make([]byte, 16)...),
+		"header damaged":         badHeader,
+		"garbage":                randomBytes(8, 10_000),
+		"one byte":               {1},
+		"zeros, then one byte":   append(make([]byte, 5000), 1),
+		"only zeros":             make([]byte, 1<<20),
+		"nothing":                nil,
 	}
 	for name, tail := range tests {
 		t.Run(name, func(t *testing.T) {
