@@ -162,6 +162,9 @@ func (c *collector) reclaim(ctx context.Context) error {
 	}
 	// gofail: var afterCondemn struct{}
 	before := fs.now().UnixNano() + 1
+	if list, err := fs.o.Upkeep.Condemned(ctx, before, 1); err != nil || len(list) == 0 {
+		return err
+	}
 	if err := fs.makeDurable(ctx); err != nil {
 		return err
 	}

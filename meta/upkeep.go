@@ -121,6 +121,7 @@ func (c *checkpointer) look(ctx context.Context) {
 type keeper struct {
 	fs                 *FS
 	collected, compact time.Time
+	ops                int64 // operations up to the last collection
 	squeeze            int // how often the age limit is halved for want of space
 }
 
@@ -137,10 +138,19 @@ func (k *keeper) look(ctx context.Context) {
 	if !low {
 		k.squeeze = 0
 	}
-	if !low && !fs.o.Retention.Off && now.Sub(k.collected) < collectEvery {
+	wait, ops := collectEvery, fs.counters.ops.Load()
+	switch {
+	case low:
+		wait = 0
+	case ops == k.ops: // only time can have made something old
+		wait = compactEvery
+	case fs.o.Retention.Off:
+		wait = 0
+	}
+	if now.Sub(k.collected) < wait {
 		return
 	}
-	k.collected = now
+	k.collected, k.ops = now, ops
 	err = k.collect(ctx, low)
 	if err == nil {
 		err = fs.defragmentSome(ctx)
