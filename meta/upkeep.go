@@ -122,7 +122,7 @@ type keeper struct {
 	fs                 *FS
 	collected, compact time.Time
 	ops                int64 // operations up to the last collection
-	squeeze            int // how often the age limit is halved for want of space
+	squeeze            int   // how often the age limit is halved for want of space
 }
 
 func (k *keeper) look(ctx context.Context) {
