@@ -74,11 +74,7 @@ talk to the running daemon where there is one.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cmd.SetOut(a.stderr)
-			_ = cmd.Help() // nothing to do when even help cannot be printed
-			return &exitError{code: exitUsage}
-		},
+		RunE:          a.bareGroup,
 	}
 	root.PersistentFlags().StringVar(&a.configPath, "config", "", "read this configuration `file` alone")
 	root.AddGroup(
@@ -97,6 +93,13 @@ talk to the running daemon where there is one.`,
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	return root
+}
+
+// bareGroup answers a command that only groups others and was called alone.
+func (a *app) bareGroup(cmd *cobra.Command, _ []string) error {
+	cmd.SetOut(a.stderr)
+	_ = cmd.Help() // nothing to do when even help cannot be printed
+	return &exitError{code: exitUsage}
 }
 
 // run executes one command line and returns the exit code.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -53,6 +54,10 @@ func dialControl(ctx context.Context, path string) (net.Conn, error) {
 		var d net.Dialer
 		c, err := d.DialContext(ctx, "unix", short)
 		conn = c
+		var op *net.OpError
+		if errors.As(err, &op) {
+			return op.Err // the short name says nothing to anybody
+		}
 		return err
 	})
 	return conn, err

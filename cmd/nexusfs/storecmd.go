@@ -20,6 +20,7 @@ carry neither paths nor secrets. root's names are for everybody
 (/etc/nexusfs/config.toml), a user's are in $XDG_CONFIG_HOME/nexusfs/config.toml.`,
 		Example: "  nexusfs store add projects /srv/nexusfs/projects\n  nexusfs mount projects ./mnt",
 		Args:    cobra.NoArgs,
+		RunE:    a.bareGroup,
 	}
 	cmd.AddCommand(storeAdd(a), storeList(a), storeRemove(a), storeCreate(a))
 	return cmd
