@@ -196,3 +196,40 @@ func BenchmarkLookup(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkFileBytes creates b.N empty files, each in a commit of its own, and
+// reports what a file takes in the database: -benchtime 1000000x.
+func BenchmarkFileBytes(b *testing.B) {
+	w := newWorld(b)
+	dirs := make([]meta.Ino, 0, 1000)
+	for range cap(dirs) {
+		c := w.create(true)
+		dirs = append(dirs, c.Record.Ino)
+		w.commit(c)
+	}
+	b.ResetTimer()
+	for i := range b.N {
+		w.dir = dirs[i*len(dirs)/b.N]
+		w.commit(w.create(false))
+		if i%4000 == 3999 {
+			w.checkpoint()
+		}
+	}
+	w.checkpoint()
+	st, err := w.Stats(context.Background())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(st.FileBytes)/float64(b.N), "bytes/file")
+}
+
+// BenchmarkCommitSync is what strict durability costs a single caller.
+func BenchmarkCommitSync(b *testing.B) {
+	w := newWorld(b)
+	measure(b, 500, w.checkpoint, func(int) {
+		w.commit(w.create(true))
+		if err := w.Sync(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+	})
+}

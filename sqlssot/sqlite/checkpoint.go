@@ -27,6 +27,9 @@ func (s *Store) Checkpoint(ctx context.Context) error {
 	if err := s.syncer.failure(); err != nil {
 		return err
 	}
+	if err := s.fillLog(); err != nil {
+		return classify("checkpoint", 0, "", err)
+	}
 	if s.ckpt == nil {
 		c, err := s.openConn(sqlite.OpenReadWrite, 256, busyWait)
 		if err != nil {

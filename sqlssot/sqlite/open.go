@@ -71,8 +71,9 @@ type Store struct {
 	sweep      sweep    // guarded by sweepMu: where Prune goes on
 	fragmented meta.Ino // guarded by sweepMu: where Fragmented goes on
 
-	ckptMu sync.Mutex
-	ckpt   *conn // guarded by ckptMu
+	ckptMu   sync.Mutex
+	ckpt     *conn // guarded by ckptMu
+	filledAt int64 // guarded by ckptMu: rounds of the syncer when the log was filled last
 }
 
 // headState is what Commit needs to know of the counters row.
@@ -209,7 +210,15 @@ func (s *Store) openWith(zone func() error) (err error) {
 	if err := s.loadHead(); err != nil {
 		return s.openError(err)
 	}
-	return s.openError(s.syncer.open(s.path + "-wal"))
+	if err := s.syncer.open(s.path + "-wal"); err != nil {
+		return s.openError(err)
+	}
+	for more := true; more; {
+		if more, err = s.syncer.fill(fillAtOpen); err != nil {
+			return s.openError(err)
+		}
+	}
+	return s.openError(s.syncer.wait())
 }
 
 // openError says what a failure to open means for the user.

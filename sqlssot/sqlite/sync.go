@@ -20,6 +20,7 @@ type syncer struct {
 	running bool     // guarded by mu: a round is under way
 	next    *round   // guarded by mu: gathers who waits for the next round
 	err     error    // guarded by mu: the first failure, final
+	rounds  int64    // guarded by mu: syncs so far
 }
 
 // round is one fdatasync and who waits for it.
@@ -81,6 +82,7 @@ func (y *syncer) wait() error {
 func (y *syncer) lead(r *round) error {
 	err := y.flush()
 	y.mu.Lock()
+	y.rounds++
 	if err != nil && y.err == nil {
 		y.err = meta.E("sync", 0, "", meta.KindIO, err)
 	}
@@ -119,4 +121,68 @@ func (s *Store) Sync(ctx context.Context) error {
 		return nil
 	}
 	return s.syncer.wait()
+}
+
+// A sync of blocks that were written before takes half the time of one that
+// also has to record new ones. So the log is filled with zeros ahead of its
+// use: a little when a store is opened, more by Checkpoint once somebody syncs.
+// SQLite takes what follows the last valid frame for the end of the log.
+const (
+	fillAtOpen = 4 << 20
+	fillAhead  = 32 << 20
+	fillChunk  = 1 << 20
+	fillSpare  = 16 // the disk must have so many times that much left
+)
+
+// fill appends one chunk of zeros to the log while it is shorter than to, and
+// says whether there is more to do. It must not run beside a commit: the end of
+// the file must stay where it is. A disk that has no room is no error.
+func (y *syncer) fill(to int64) (more bool, err error) {
+	y.mu.Lock()
+	f := y.file
+	y.mu.Unlock()
+	if f == nil {
+		return false, nil
+	}
+	fi, err := f.Stat()
+	if err != nil || fi.Size() >= to {
+		return false, err
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || int64(st.Bavail)*st.Bsize < fillSpare*to {
+		return false, err
+	}
+	n := min(fillChunk, to-fi.Size())
+	if _, err := f.WriteAt(make([]byte, n), fi.Size()); err != nil {
+		return false, f.Truncate(fi.Size())
+	}
+	return fi.Size()+n < to, nil
+}
+
+// fillLog lengthens the log in steps that hold up commits for a moment each,
+// if there were syncs since the last call.
+func (s *Store) fillLog() error {
+	s.syncer.mu.Lock()
+	rounds := s.syncer.rounds
+	s.syncer.mu.Unlock()
+	if rounds == s.filledAt {
+		return nil
+	}
+	s.filledAt = rounds
+	grew := false
+	for more := true; more; {
+		s.writeMu.Lock()
+		var err error
+		more, err = s.syncer.fill(fillAhead)
+		s.writeMu.Unlock()
+		if err != nil {
+			return err
+		}
+		grew = grew || more
+	}
+	if grew {
+		s.filledAt++ // by the round that follows
+		return s.syncer.wait()
+	}
+	return nil
 }

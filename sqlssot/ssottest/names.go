@@ -11,6 +11,7 @@ import (
 var nameCases = []Case{
 	{"NamesAreBytes", namesAreBytes},
 	{"LookupOfNothing", lookupOfNothing},
+	{"NamesThatCollide", namesThatCollide},
 	{"ListingWhileNamesChange", listingWhileNamesChange},
 	{"Targets", targets},
 	{"Xattrs", xattrs},
@@ -55,6 +56,43 @@ func lookupOfNothing(tb testing.TB, f Factory) {
 	if len(list) != 0 {
 		tb.Fatalf("a directory that does not exist lists %v", list)
 	}
+}
+
+// namesThatCollide: two names with one cookie are two names, and a page never
+// ends between them.
+func namesThatCollide(tb testing.TB, f Factory) {
+	w := newWorld(tb, f)
+	const x, y = "pU0QaT8CzHE", "RvrLDxt7ArG"
+	if meta.NameCookie(x) != meta.NameCookie(y) {
+		tb.Fatal("the names do not collide")
+	}
+	for i := range 20 {
+		w.must(w.create(meta.RootIno, fmt.Sprint(i)))
+	}
+	w.must(w.create(meta.RootIno, x), w.create(meta.RootIno, y))
+	w.compare()
+	for _, attrs := range []bool{false, true} {
+		for limit := 1; limit <= 22; limit++ {
+			n := 0
+			for after := uint64(0); ; {
+				page, err := w.s.List(ctx, meta.RootIno, after, limit, attrs, nil)
+				w.ok(err)
+				if len(page) == 0 {
+					break
+				}
+				n += len(page)
+				after = page[len(page)-1].Cookie
+			}
+			if n != 22 {
+				tb.Fatalf("pages of %d list %d names, want 22", limit, n)
+			}
+		}
+	}
+	w.must(w.rename(meta.RootIno, x, meta.RootIno, "z"))
+	w.compare()
+	w.must(w.remove(meta.RootIno, y))
+	w.compare()
+	w.verify()
 }
 
 // listingWhileNamesChange: what is there from beginning to end is listed
