@@ -43,15 +43,6 @@ func (c *control) find(ctx context.Context, p string) (found, error) {
 	return at, nil
 }
 
-// findLive is find without the deleted.
-func (c *control) findLive(ctx context.Context, p string) (found, error) {
-	at, err := c.find(ctx, p)
-	if err == nil && !at.live {
-		return found{}, fail(exitMissing, "%s was deleted: `nexusfs restore` brings it back", escapeName(p))
-	}
-	return at, err
-}
-
 func (c *control) step(ctx context.Context, at found, name string) (found, error) {
 	if at.live {
 		a, err := c.engine.fs.Lookup(ctx, at.ino, name)
