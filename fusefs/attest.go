@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,13 +23,16 @@ const (
 	// ExeGone is the executable of a caller that had none any more when it was
 	// looked at: it was ending. Threads of the kernel have none either.
 	ExeGone = "[ended]"
+	// ExeBusy is the executable of a caller that could not be looked at in
+	// time: it was in the middle of execve(2).
+	ExeBusy = "[starting a program]"
 )
 
 // Limits of looking at callers.
 const (
 	maxAttested = 256                   // threads remembered, each with an open directory of /proc
-	maxStarts   = 16                    // start times being read
-	maxStart    = 20 * time.Millisecond // for reading one
+	maxLooking  = 256                   // requests looking at their callers at a time
+	maxLook     = 20 * time.Millisecond // for looking at one
 )
 
 // attester finds out who a caller is. The kernel says a thread id; that thread's
@@ -37,12 +41,13 @@ const (
 // for another thread that got the same number later, so one readlink(2) tells
 // whether the thread lives and still runs the same program.
 //
-// Not every file there can be read at leisure: /proc/PID/stat waits while the
-// process is in execve(2) (newer kernels take exec_update_lock for it), and execve waits for us when it closes a file of ours that is marked
-// close-on-exec. So that one is read aside, within a bound.
+// Looking may not take for ever. The kernel lets readers of /proc/PID/exe and
+// /proc/PID/stat wait while the process is in execve(2) (exec_update_lock), and
+// execve waits for us when it closes a file of ours that is marked
+// close-on-exec. So it is done aside, within a bound.
 type attester struct {
-	proc   string        // "/proc"
-	starts chan struct{} // a place for each start time being read
+	proc    string // "/proc"
+	looking atomic.Int64
 
 	mu    sync.Mutex
 	byTid map[uint32]*attested // guarded by mu
@@ -60,37 +65,68 @@ type attested struct {
 }
 
 func newAttester() *attester {
-	return &attester{proc: "/proc", starts: make(chan struct{}, maxStarts), byTid: make(map[uint32]*attested)}
+	return &attester{proc: "/proc", byTid: make(map[uint32]*attested)}
 }
 
 // Resolve says which process sent a request. It costs one system call for a
-// thread that was seen before and about ten otherwise.
+// thread that was seen before and about ten otherwise, and takes at most
+// maxLook; who cannot be looked at in that time is what was last known of it.
 func (t *attester) Resolve(c meta.Caller) meta.Actor {
-	who := meta.Actor{UID: c.UID, GID: c.GID, PID: c.PID}
 	if c.PID == 0 {
-		who.Exe = ExeOutside
-		return who
+		return meta.Actor{UID: c.UID, GID: c.GID, Exe: ExeOutside}
 	}
-	e := t.get(c.PID)
+	var who meta.Actor
+	if t.looking.Add(1) > maxLooking {
+		t.looking.Add(-1)
+		who = t.lastKnown(c.PID)
+	} else {
+		seen := make(chan meta.Actor, 1)
+		go func() {
+			defer t.looking.Add(-1)
+			seen <- t.see(c.PID)
+		}()
+		late := time.NewTimer(maxLook)
+		defer late.Stop()
+		select {
+		case who = <-seen:
+		case <-late.C:
+			who = t.lastKnown(c.PID)
+		}
+	}
+	who.UID, who.GID = c.UID, c.GID
+	return who
+}
+
+// lastKnown says what is remembered of a thread.
+func (t *attester) lastKnown(tid uint32) meta.Actor {
+	e := t.get(tid)
 	if e == nil {
-		e = t.look(c.PID, nil)
+		return meta.Actor{PID: tid, Exe: ExeBusy}
+	}
+	defer t.put(e)
+	return e.who
+}
+
+// see looks at a thread. It may block while the thread is in execve(2).
+func (t *attester) see(tid uint32) meta.Actor {
+	e := t.get(tid)
+	if e == nil {
+		e = t.look(tid, nil)
 	} else if link, lives := e.program(); !lives || !bytes.Equal(link, e.link) {
 		before := e
 		t.forget(before)
 		if lives {
-			e = t.look(c.PID, before)
+			e = t.look(tid, before)
 		} else {
-			e = t.look(c.PID, nil) // the number is another thread's now
+			e = t.look(tid, nil) // the number is another thread's now
 		}
 		t.put(before)
 	}
 	if e == nil {
-		who.Exe = ExeGone
-		return who
+		return meta.Actor{PID: tid, Exe: ExeGone}
 	}
-	who.PID, who.StartTime, who.Exe, who.Cgroup = e.who.PID, e.who.StartTime, e.who.Exe, e.who.Cgroup
-	t.put(e)
-	return who
+	defer t.put(e)
+	return e.who
 }
 
 // get returns a remembered thread, to be given back with put.
@@ -208,9 +244,7 @@ func (t *attester) look(tid uint32, before *attested) *attested {
 		unix.Close(dir)
 		return nil
 	}
-	if e.who.StartTime != 0 {
-		t.remember(e) // otherwise the next request asks again
-	}
+	t.remember(e)
 	return e
 }
 
@@ -226,7 +260,8 @@ func (t *attester) read(e, before *attested) bool {
 		if !found {
 			return false
 		}
-		e.who.PID, e.who.StartTime = uint32(tgid), t.startOf(tgid)
+		e.who.PID = uint32(tgid)
+		e.who.StartTime = startField(os.ReadFile(t.proc + "/" + strconv.FormatUint(tgid, 10) + "/stat"))
 	}
 	if cgroup, err := readAt(e.dir, "cgroup"); err == nil {
 		e.who.Cgroup = cgroupOf(string(cgroup))
@@ -244,28 +279,6 @@ func (e *attested) hasNoProgram() bool {
 	var buf [1]byte
 	_, err := readlinkat(e.dir, "exe", buf[:])
 	return isNotExist(err)
-}
-
-// startOf returns a process's start time, 0 when it cannot be had in time.
-func (t *attester) startOf(tgid uint64) uint64 {
-	select {
-	case t.starts <- struct{}{}:
-	default:
-		return 0
-	}
-	got := make(chan uint64, 1)
-	go func() {
-		defer func() { <-t.starts }()
-		got <- startField(os.ReadFile(t.proc + "/" + strconv.FormatUint(tgid, 10) + "/stat"))
-	}()
-	late := time.NewTimer(maxStart)
-	defer late.Stop()
-	select {
-	case start := <-got:
-		return start
-	case <-late.C:
-		return 0
-	}
 }
 
 func readlinkat(dir int, name string, buf []byte) (int, error) {
