@@ -288,6 +288,10 @@ func (fs *FS) apply(ch *Change, o Outcome) []Attr {
 		}
 		if ch.Content != nil && ch.Content.Ino == a.Ino {
 			a.Bytes = o.Bytes
+		} else if ch.Inodes[i].Before != nil { // only the store knew what an operation before it in the batch made of it
+			if old, ok := fs.cache.attr(a.Ino).get(a.Ino); ok {
+				a.Bytes = old.Bytes
+			}
 		}
 		attrs[i] = *a
 		fs.cache.attr(a.Ino).apply(a.Ino, a)

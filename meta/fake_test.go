@@ -480,6 +480,13 @@ func (s *fakeStore) Move(_ context.Context, from, to Blob) error {
 	return nil
 }
 
+func (s *fakeStore) Placed(_ context.Context, b Blob) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	row := s.blobs[b.ID]
+	return row != nil && samePlace(row.Blob, b), nil
+}
+
 func (s *fakeStore) Orphans(_ context.Context, p Retention, _ int) ([]Ino, error) {
 	var out []Ino
 	for _, ino := range s.orphaned {

@@ -51,7 +51,7 @@ type object struct{ b []byte }
 
 func (o *object) key(k string) {
 	if len(o.b) == 0 {
-		o.b = append(o.b, '{')
+		o.b = append(make([]byte, 0, 128), '{')
 	} else {
 		o.b = append(o.b, ',')
 	}
@@ -111,7 +111,7 @@ func diff(before, after *Attr) (b, a object) {
 	return b, a
 }
 
-// clampTime keeps a time given in seconds and nanoseconds inside what int64
+// ClampTime keeps a time given in seconds and nanoseconds inside what int64
 // nanoseconds can hold (years 1677 to 2262).
 func ClampTime(sec int64, nsec uint32) int64 {
 	const limit = math.MaxInt64/1_000_000_000 - 1

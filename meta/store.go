@@ -165,6 +165,10 @@ type Upkeep interface {
 	Forget(ctx context.Context, ids []BlobID) error
 	// Claim atomically turns condemned rows into rows being removed and returns those it got.
 	Claim(ctx context.Context, ids []BlobID) ([]Blob, error)
+	// Placed reports whether a blob's row names this place, also a condemned
+	// one: until the row is gone somebody may come back to it, through a commit
+	// or through a recovery.
+	Placed(ctx context.Context, b Blob) (bool, error)
 	// Move gives a blob a new place (compaction of segments); KindConflict when it changed meanwhile.
 	Move(ctx context.Context, from, to Blob) error
 	// Orphans lists inodes without names whose history may be dropped by p; DropInode removes one wholly.

@@ -99,7 +99,8 @@ type Entry struct {
 	Attr   Attr // only Ino and the type bits of Mode when attributes were not asked for
 }
 
-// Cookies below FirstCookie are free for "." and "..".
+// FirstCookie is the lowest cookie of a name: those below it are free for "."
+// and "..".
 const FirstCookie = 3
 
 // NameCookie maps a name to its place in listings: FNV-1a of the bytes,

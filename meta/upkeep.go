@@ -200,14 +200,7 @@ func (fs *FS) compactContent(ctx context.Context) error {
 		if fs.nodes.pins.has(b.ID) {
 			return true, nil
 		}
-		row, err := fs.o.Store.Blob(ctx, b.ID)
-		if err != nil {
-			if KindOf(err) == KindNotExist {
-				return false, nil
-			}
-			return false, err
-		}
-		return samePlace(row, b), nil
+		return fs.o.Upkeep.Placed(ctx, b)
 	}
 	return fs.o.Content.Compact(ctx, live, func(from, to Blob) error { return fs.moved(ctx, from, to) })
 }
@@ -273,11 +266,8 @@ func (fs *FS) referred(ctx context.Context, b Blob) bool {
 	if fs.nodes.pins.has(b.ID) {
 		return true
 	}
-	row, err := fs.o.Store.Blob(ctx, b.ID)
-	if err != nil {
-		return KindOf(err) != KindNotExist
-	}
-	return samePlace(row, b)
+	placed, err := fs.o.Upkeep.Placed(ctx, b)
+	return placed || err != nil
 }
 
 // freeLeftovers frees those of the blobs that are still without a row once all

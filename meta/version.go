@@ -230,8 +230,6 @@ func (fs *FS) Undelete(ctx context.Context, c Caller, dir Ino, d DeletedName, as
 			return nil, E("restore", dir, asName, KindExist, nil)
 		case before.Nlink != 0:
 			return nil, E("restore", d.Ino, asName, KindExist, errors.New("it has a name already"))
-		case before.IsDir() && parent.Nlink >= LinkMax:
-			return nil, E("restore", dir, asName, KindTooManyLinks, nil)
 		}
 		after = *before
 		after.Nlink, after.Ctime = 1, v.now

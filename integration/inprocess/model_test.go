@@ -45,13 +45,13 @@ func TestNamespaceModel(t *testing.T) {
 		root := &object{dir: true, children: map[string]*object{}, nlink: 2, ino: a.Ino}
 		m := &model{fs: fs, root: root, live: []*object{root}}
 		rt.Repeat(map[string]func(*rapid.T){
-			"mkdir":    m.mkdir,
-			"create":   m.create,
-			"unlink":   m.unlink,
-			"rmdir":    m.rmdir,
-			"rename":   m.rename,
-			"link":     m.link,
-			"":         m.check,
+			"mkdir":  m.mkdir,
+			"create": m.create,
+			"unlink": m.unlink,
+			"rmdir":  m.rmdir,
+			"rename": m.rename,
+			"link":   m.link,
+			"":       m.check,
 		})
 	})
 }

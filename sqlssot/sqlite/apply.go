@@ -157,12 +157,15 @@ func bindHint(st *sqlite.Stmt, param int, c *meta.Change, t *tx, a *meta.Attr) {
 // difference or only where the change itself changed it.
 func (t *tx) updateDir(c *meta.Change, ic *meta.InodeChange, rev int64) error {
 	a, b, ino := &ic.After, ic.Before, t.s.k(int64(ic.After.Ino))
-	keep := int64(1)
+	keep, nameless := int64(1), int64(0)
 	if a.Nlink == 0 {
 		keep = 0
 	}
+	if b.Nlink == 0 { // removed and still open, or being restored
+		nameless = 1
+	}
 	n, err := t.c.exec(stInodeArchiveDir, ino, rev, keep,
-		int64(b.Mode), int64(b.UID), int64(b.GID), int64(b.Flags), t.s.k(int64(b.Parent)))
+		int64(b.Mode), int64(b.UID), int64(b.GID), int64(b.Flags), t.s.k(int64(b.Parent)), nameless)
 	if err != nil {
 		return guard(err, a.Ino, "", "the directory changed twice")
 	}

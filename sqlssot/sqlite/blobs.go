@@ -112,6 +112,16 @@ func (s *Store) Move(ctx context.Context, from, to meta.Blob) error {
 	})
 }
 
+// Placed implements meta.Upkeep.
+func (s *Store) Placed(ctx context.Context, b meta.Blob) (found bool, err error) {
+	err = s.read(ctx, "placed", 0, "", func(c *conn) error {
+		return c.each("SELECT 1 FROM blobs WHERE zone=? AND id=? AND place=? AND segment=? AND offset=?",
+			func(*sqlite.Stmt) error { found = true; return nil },
+			s.zone, b.ID[:], int64(b.Place), b.Segment, b.Offset)
+	})
+	return found, err
+}
+
 // refDeltas collects changes of blobs.refs.
 type refDeltas map[int64]int64
 

@@ -118,7 +118,7 @@ var statements = [stmtCount]string{
 	stInodeArchive: `INSERT INTO inode_history(ino,"end",` + inodeCols + `)
 		SELECT ino,?3,` + inodeCols + ` FROM inodes WHERE ino=?1 AND rev=?2`,
 	stInodeArchiveDir: `INSERT INTO inode_history(ino,"end",` + inodeCols + `)
-		SELECT ino,?2,` + inodeCols + ` FROM inodes WHERE ino=?1 AND nlink>0 AND (?3 OR entries=0)
+		SELECT ino,?2,` + inodeCols + ` FROM inodes WHERE ino=?1 AND (nlink>0)=(?9=0) AND (?3 OR entries=0)
 		AND mode=?4 AND uid=?5 AND gid=?6 AND flags=?7 AND parent=?8`,
 	stInodeUpdate:      updateInode,
 	stInodeUpdateBytes: updateInode + ` RETURNING bytes`,

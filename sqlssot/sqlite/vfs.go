@@ -91,11 +91,12 @@ type (
 // used by one goroutine at a time, as its connection is.
 type walFile struct {
 	base    *lib.Tsqlite3_io_methods
-	methods *lib.Tsqlite3_io_methods // this file's own; kept from the garbage collector
-	buf     []byte
-	start   int64 // where buf belongs
-	next    int64 // where the next appended frame begins
-	commit  bool  // the last header in buf ends a transaction
+	methods uintptr // this file's own, in C memory
+	mem     uintptr // gatherMax bytes of C memory; 0 until the first frame
+	buf     []byte  // over mem
+	start   int64   // where buf belongs
+	next    int64   // where the next appended frame begins
+	commit  bool    // the last header in buf ends a transaction
 }
 
 // walFiles finds the state of an open log by its C struct.
@@ -114,12 +115,18 @@ func vfsOpen(tls *libc.TLS, _, name, file uintptr, flags int32, out uintptr) int
 	}
 	f := at[lib.Tsqlite3_file](file)
 	w := &walFile{base: at[lib.Tsqlite3_io_methods](f.FpMethods), next: -1}
-	m := *w.base
+	w.methods = libc.Xmalloc(tls, libc.Tsize_t(unsafe.Sizeof(*w.base)))
+	if w.methods == 0 {
+		call[closeFunc](w.base.FxClose)(tls, file)
+		f.FpMethods = 0 // SQLite must not close it again
+		return lib.SQLITE_NOMEM
+	}
+	m := at[lib.Tsqlite3_io_methods](w.methods)
+	*m = *w.base
 	m.FxWrite, m.FxRead, m.FxSync = funcPtr(walWrite), funcPtr(walRead), funcPtr(walSync)
 	m.FxTruncate, m.FxFileSize, m.FxClose = funcPtr(walTruncate), funcPtr(walFileSize), funcPtr(walClose)
-	w.methods = &m
 	walFiles.Store(file, w)
-	f.FpMethods = uintptr(unsafe.Pointer(w.methods))
+	f.FpMethods = w.methods
 	return rc
 }
 
@@ -130,6 +137,12 @@ func walWrite(tls *libc.TLS, file, buf uintptr, n int32, off int64) int32 {
 	inFrame := len(w.buf)%(frameHeader+pageSize) == frameHeader
 	switch {
 	case off == w.next && n == frameHeader && !inFrame:
+		if w.mem == 0 {
+			if w.mem = libc.Xmalloc(tls, gatherMax); w.mem == 0 {
+				return lib.SQLITE_NOMEM
+			}
+			w.buf = bytesAt(w.mem, gatherMax)[:0]
+		}
 		if len(w.buf) == 0 {
 			w.start = off
 		}
@@ -161,7 +174,7 @@ func (w *walFile) flush(tls *libc.TLS, file uintptr) int32 {
 	if len(w.buf) == 0 {
 		return lib.SQLITE_OK
 	}
-	rc := call[ioFunc](w.base.FxWrite)(tls, file, uintptr(unsafe.Pointer(&w.buf[0])), int32(len(w.buf)), w.start)
+	rc := call[ioFunc](w.base.FxWrite)(tls, file, w.mem, int32(len(w.buf)), w.start)
 	w.buf, w.commit = w.buf[:0], false
 	if rc != lib.SQLITE_OK {
 		w.next = -1
@@ -203,7 +216,8 @@ func walFileSize(tls *libc.TLS, file, out uintptr) int32 {
 
 func walClose(tls *libc.TLS, file uintptr) int32 {
 	w := walOf(file)
-	w.buf = nil // frames of a transaction that did not commit
 	walFiles.Delete(file)
+	libc.Xfree(tls, w.mem) // what it holds belongs to no commit
+	libc.Xfree(tls, w.methods)
 	return call[closeFunc](w.base.FxClose)(tls, file)
 }
