@@ -226,6 +226,40 @@ func (p *powerCut) SyncDir(path string) error {
 	return nil
 }
 
+func (p *powerCut) SyncAll(root string) error {
+	return filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
+		if path == root { // Open has made its names durable
+			return err
+		}
+		if err != nil || e.IsDir() {
+			return errors.Join(err, p.SyncDir(path))
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return p.Fdatasync(int(f.Fd()))
+	})
+}
+
+// TestSyncCoversWhatAKilledProcessWrote: kill -9, a start, a Sync, then the
+// power goes. What the killed process had put is behind that Sync (P22, P23).
+func TestSyncCoversWhatAKilledProcessWrote(t *testing.T) {
+	o := Options{Dir: filepath.Join(t.TempDir(), "s")}
+	s := mustOpen(t, o)
+	record, file := mustPut(t, s, randomBytes(1, 100_000)), mustPut(t, s, randomBytes(2, 2<<20))
+	disk := newPowerCut()
+	killed := cloneDir(t, o.Dir)
+	s = mustOpen(t, Options{Dir: killed, syncer: disk})
+	if err := s.Sync(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, Options{Dir: disk.restore(t, killed)})
+	mustRead(t, s, record)
+	mustRead(t, s, file)
+}
+
 // restore builds the folder as it is after the power came back.
 func (p *powerCut) restore(t *testing.T, dir string) string {
 	t.Helper()

@@ -17,12 +17,23 @@ type syncer interface {
 	Fdatasync(fd int) error
 	// SyncDir makes the names in a directory durable.
 	SyncDir(path string) error
+	// SyncAll makes everything below a directory durable, whoever wrote it.
+	SyncAll(path string) error
 }
 
 type kernelSyncer struct{}
 
 func (kernelSyncer) Fdatasync(fd int) error {
 	return retry(func() error { return unix.Fdatasync(fd) })
+}
+
+func (kernelSyncer) SyncAll(path string) error {
+	fd, err := openFile(path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return retry(func() error { return unix.Syncfs(fd) })
 }
 
 func (kernelSyncer) SyncDir(path string) error {

@@ -79,6 +79,7 @@ type Store struct {
 
 	compacting sync.Mutex
 	failure    atomic.Pointer[meta.Error] // set once a flush failed; final
+	inherited  atomic.Bool                // the process before was killed: the next Sync covers what it wrote too
 
 	puts, putBytes   atomic.Int64
 	reads, readBytes atomic.Int64
@@ -125,7 +126,9 @@ func (s *Store) load() error {
 		return err
 	}
 	s.files.before = s.packs.place()
-	return s.files.loadCounts(s.opts.ReadOnly)
+	err := s.files.loadCounts(s.opts.ReadOnly)
+	s.inherited.Store(s.files.stale.Load())
+	return err
 }
 
 func openKind(err error) meta.Kind {

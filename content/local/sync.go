@@ -88,6 +88,12 @@ func (s *Store) syncRound() error {
 	if err := s.broken(); err != nil {
 		return err
 	}
+	if s.inherited.Load() {
+		if err := s.syncer.SyncAll(s.opts.Dir); err != nil {
+			return s.fail(fmt.Errorf("flush of what the process before left in %s: %w", s.opts.Dir, err))
+		}
+		s.inherited.Store(false)
+	}
 	keys, fds, dirs := s.files.takeDirty()
 	segs, newSegment := s.packs.takeDirty()
 	if newSegment {
