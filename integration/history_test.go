@@ -95,7 +95,7 @@ func TestI9EveryChangeHasItsRecord(t *testing.T) {
 	if !slices.Equal(ops, want) {
 		t.Errorf("records: got %q, want %q", ops, want)
 	}
-	count := strings.TrimSpace(m.CLI("sql", m.Dir, "select count(*) from operations where rev > "+since))
+	count := strings.TrimSpace(m.CLI("sql", m.Dir, "select count(*) from operations where revision > "+since))
 	if !strings.Contains(count, fmt.Sprint(len(want))) {
 		t.Errorf("count of operations by SQL: %q, want %d", count, len(want))
 	}
@@ -231,7 +231,7 @@ func TestSQL(t *testing.T) {
 			t.Errorf("view %s gives nothing", view)
 		}
 	}
-	for _, bad := range []string{"delete from files", "drop view files", "insert into operations(rev) values(1)", "pragma journal_mode=delete", "attach '/tmp/x.db' as x", "select nonsense", ""} {
+	for _, bad := range []string{"delete from files", "drop view files", "insert into operations(revision) values(1)", "pragma journal_mode=delete", "attach '/tmp/x.db' as x", "select nonsense", ""} {
 		if res := m.TryCLI("sql", m.Dir, bad); res.Code == 0 {
 			t.Errorf("sql %q succeeds: %q", bad, res.Stdout)
 		}

@@ -418,12 +418,11 @@ func TestOrdinaryUser(t *testing.T) {
 	harness.NeedRoot(t)
 	harness.Need(t, "fusermount3")
 	harness.NeedMount(t)
-	if st := stat(t, "/dev/fuse"); st.Mode&0o006 != 0o006 {
-		t.Log("/dev/fuse is for root alone; fusermount3 opens it by its setuid bit")
-	}
+	fuseForAll(t)
 	m := harness.New(t, harness.Options{UID: 1000, GID: 1000})
 	run := func(script string) harness.Result {
-		return harness.Try(harness.Cmd{UID: 1000, GID: 1000, Dir: filepath.Dir(m.Dir), Args: []string{"sh", "-ec", script}})
+		return harness.Try(harness.Cmd{UID: 1000, GID: 1000, Dir: filepath.Dir(m.Dir), Args: []string{"sh", "-ec", script},
+			Env: []string{"HOME=" + filepath.Dir(m.Dir), "XDG_CONFIG_HOME=" + filepath.Dir(m.Dir)}})
 	}
 	if res := run("cd mnt; echo x > f; mkdir d; mv f d; chmod 600 d/f; ln -s d/f l; cat l; rm -r d; stat -c %u:%g ."); res.Err != nil || res.Stdout != "x\n1000:1000\n" {
 		t.Errorf("work by the user: %v %q %q", res.Err, res.Stdout, res.Stderr)
@@ -439,6 +438,20 @@ func TestOrdinaryUser(t *testing.T) {
 	if err := m.Wait(harness.StopLimit); err != nil {
 		t.Errorf("the daemon ended with %v", err)
 	}
+}
+
+// fuseForAll lays a /dev/fuse that everybody may open, as udev makes it, over
+// one that only root may, while the test runs.
+func fuseForAll(t *testing.T) {
+	t.Helper()
+	if stat(t, "/dev/fuse").Mode&0o006 == 0o006 {
+		return
+	}
+	node := filepath.Join(harness.Scratch(t), "fuse")
+	must(t, unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 229))))
+	must(t, unix.Chmod(node, 0o666))
+	must(t, unix.Mount(node, "/dev/fuse", "", unix.MS_BIND, ""))
+	t.Cleanup(func() { must(t, unix.Unmount("/dev/fuse", unix.MNT_DETACH)) })
 }
 
 // TestNothingInsideIsListed: what nexusfs shows in the mount opens by name and

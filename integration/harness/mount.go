@@ -100,6 +100,7 @@ func (m *Mount) Start() error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if m.opts.UID != 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: m.opts.UID, Gid: m.opts.GID}
+		cmd.Env = append(cmd.Env, "HOME="+filepath.Dir(m.Dir), "XDG_CONFIG_HOME="+filepath.Dir(m.Dir))
 	}
 	if err := spawn(cmd); err != nil {
 		return err
@@ -225,12 +226,12 @@ func (m *Mount) SetEnv(env ...string) { m.opts.Env = env }
 // CLI runs `nexusfs ARGS...`; it must succeed.
 func (m *Mount) CLI(args ...string) string {
 	m.t.Helper()
-	return RunCmd(m.t, Cmd{Args: append([]string{m.bin}, args...)})
+	return RunCmd(m.t, Cmd{Args: append([]string{m.bin}, args...), Limit: StopLimit})
 }
 
 // TryCLI runs `nexusfs ARGS...`.
 func (m *Mount) TryCLI(args ...string) Result {
-	return Try(Cmd{Args: append([]string{m.bin}, args...)})
+	return Try(Cmd{Args: append([]string{m.bin}, args...), Limit: StopLimit})
 }
 
 // Status returns `nexusfs status --json` of the mountpoint.
