@@ -210,9 +210,3 @@ func (b *bench) describe() {
 	fmt.Printf("%s, %s/%s, %d cores, Linux %s, %s; disk %s, memory %s\n\n",
 		time.Now().Format("2006-01-02 15:04"), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), release, runtime.Version(), b.config.disk, b.config.mem)
 }
-
-// dropCaches makes the next accesses cold.
-func dropCaches() error {
-	syscall.Sync()
-	return os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0)
-}

@@ -55,14 +55,6 @@ func (l *requestLog) count() map[string]int {
 	return n
 }
 
-func (l *requestLog) lines() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	out := l.all
-	l.all = nil
-	return out
-}
-
 // mountMem mounts a tree in memory and unmounts it at the end of the test.
 // With record the requests are collected.
 func mountMem(t *testing.T, record bool, change ...func(*Options)) *mounted {

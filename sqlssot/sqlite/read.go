@@ -33,8 +33,6 @@ func scanAttr(s *sqlite.Stmt, col int, a *meta.Attr) {
 	a.Version = s.ColumnInt64(col + 18)
 }
 
-const attrColCount = 19
-
 // read borrows a reader for fn and classifies what fails.
 func (s *Store) read(ctx context.Context, op string, ino meta.Ino, name string, fn func(c *conn) error) error {
 	if err := interrupted(ctx, op); err != nil {
