@@ -44,7 +44,7 @@ help:
 build: $(BIN)
 
 $(BIN): $(SOURCES)
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $@ ./cmd/nexusfs
+	CGO_ENABLED=0 $(GO) build -ldflags '-X main.version=$(VERSION)' -o $@ ./cmd/nexusfs
 
 build/nexusfs-failpoints: $(SOURCES) packaging/failpoints.sh
 	packaging/failpoints.sh $@

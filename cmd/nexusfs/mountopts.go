@@ -10,7 +10,7 @@ import (
 type mountOptions struct {
 	ReadOnly   bool
 	AllowOther bool
-	Kernel     []string // handed to the kernel: nodev, noexec, context=...
+	Kernel     []string // handed to the kernel: nodev, noexec ...
 	Durability string   // relaxed or strict
 	History    historyPolicy
 	Agent      string
@@ -29,18 +29,17 @@ var ignoredOptions = []string{
 }
 
 // kernelOptions are flags of the mount itself.
-var kernelOptions = []string{"dev", "nodev", "suid", "nosuid", "exec", "noexec", "nosymfollow"}
+var kernelOptions = []string{"dev", "nodev", "suid", "nosuid", "exec", "noexec"}
 
-// securityOptions are SELinux's, with a value.
-var securityOptions = []string{"context", "fscontext", "defcontext", "rootcontext"}
-
-// refusedOptions have a sentence of their own.
+// refusedOption is the sentence for options that deserve one of their own.
 func refusedOption(name string) string {
 	switch name {
 	case "remount":
 		return "a nexusfs mount cannot be remounted: umount it and mount it again with the new options"
 	case "allow_root":
 		return "allow_root is not supported: use allow_other, which default_permissions guards"
+	case "context", "fscontext", "defcontext", "rootcontext":
+		return name + "= is not supported: label the files themselves (security.selinux is stored as any attribute)"
 	case "bind", "move", "rbind":
 		return name + " is for mount(8) itself: call mount without -t nexusfs"
 	}
@@ -110,8 +109,6 @@ func (m *mountOptions) set(opt string) error {
 	switch {
 	case slices.Contains(kernelOptions, name) && !hasValue:
 		m.kernelFlag(name)
-	case slices.Contains(securityOptions, name) && value != "":
-		m.Kernel = append(m.Kernel, opt)
 	case slices.Contains(ignoredOptions, name), strings.HasPrefix(name, "x-"), strings.HasPrefix(name, "X-"):
 	case refusedOption(name) != "":
 		return fail(exitUsage, "%s", refusedOption(name))

@@ -35,13 +35,11 @@ first, then the named store's, then -o, then the flags of nexusfs mount.
 
   ro, rw                  read-only or not
   allow_other             let other users in; mode bits and ACLs guard the files.
-                          An ordinary user needs user_allow_other in
-                          /etc/fuse.conf for it
+                          Always on for root's mounts; an ordinary user needs
+                          user_allow_other in /etc/fuse.conf for it
   default_permissions     always on
-  dev, nodev, suid, nosuid, exec, noexec, nosymfollow
+  dev, nodev, suid, nosuid, exec, noexec
                           as in mount(8); an ordinary user's mount is nodev,nosuid
-  context=, fscontext=, defcontext=, rootcontext=
-                          SELinux labels, as in mount(8)
   durability=LEVEL        relaxed or strict (nexusfs help durability)
   sync, dirsync           the same as durability=strict
   history=KEEP            which versions stay: off, a number for each file (30v),
