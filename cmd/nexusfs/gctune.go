@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"math"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -27,35 +28,72 @@ func gcPercent(live uint64) int {
 	return int(min(max(gcHeadroom*100/live, gcShare), gcMost))
 }
 
+// When next to nothing was allocated for a while after much was, the daemon is
+// idle: what the heap has free goes back to the system.
+const (
+	idleTicks  = 5        // intervals in a row
+	idleAllocs = 1 << 20  // bytes in one of them
+	busyAllocs = 16 << 20 // bytes since memory was last given back
+)
+
 // tuneRuntime keeps GOGC fitting until ctx ends. GOGC and GOMEMLIMIT of the
 // environment win over it.
 func tuneRuntime(ctx context.Context) {
-	if debug.SetMemoryLimit(-1) != math.MaxInt64 {
-		return
-	}
-	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/gogc:percent"}}
+	sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
 	metrics.Read(sample)
-	if sample[1].Value.Uint64() != 100 {
+	if debug.SetMemoryLimit(-1) != math.MaxInt64 || sample[0].Value.Uint64() != 100 {
 		return
 	}
-	last := gcPercent(4 << 20)
-	debug.SetGCPercent(last)
+	t := gcTuner{set: func(p int) { debug.SetGCPercent(p) }, release: giveBack}
+	t.look(4<<20, 0)
 	go func() {
-		t := time.NewTicker(gcInterval)
-		defer t.Stop()
+		tick := time.NewTicker(gcInterval)
+		defer tick.Stop()
+		sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/allocs:bytes"}}
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case <-t.C:
+			case <-tick.C:
 			}
-			metrics.Read(sample[:1])
-			want := gcPercent(sample[0].Value.Uint64())
-			// Setting it stops the world: only when it matters.
-			if want*10 < last*8 || want*8 > last*10 {
-				debug.SetGCPercent(want)
-				last = want
-			}
+			metrics.Read(sample)
+			t.look(sample[0].Value.Uint64(), sample[1].Value.Uint64())
 		}
 	}()
+}
+
+// giveBack returns free memory. What sync.Pools hold outlives one collection,
+// and FreeOSMemory makes only one.
+func giveBack() {
+	runtime.GC()
+	debug.FreeOSMemory()
+}
+
+// gcTuner decides; set and release act.
+type gcTuner struct {
+	set     func(percent int)
+	release func()
+
+	percent            int
+	allocs, releasedAt uint64
+	idle               int
+}
+
+// look is told once per interval how large the live heap is and how much was
+// ever allocated.
+func (t *gcTuner) look(live, allocs uint64) {
+	// Setting it stops the world: only when it matters.
+	if want := gcPercent(live); want*10 < t.percent*8 || want*8 > t.percent*10 {
+		t.set(want)
+		t.percent = want
+	}
+	t.idle++
+	if allocs-t.allocs > idleAllocs {
+		t.idle = 0
+	}
+	t.allocs = allocs
+	if t.idle >= idleTicks && allocs-t.releasedAt > busyAllocs {
+		t.release()
+		t.releasedAt = allocs
+	}
 }

@@ -142,6 +142,36 @@ func TestGCPace(t *testing.T) {
 	}
 }
 
+// TestMemoryIsGivenBackWhenIdle: once after each busy time, not while busy.
+func TestMemoryIsGivenBackWhenIdle(t *testing.T) {
+	var sets, releases int
+	g := gcTuner{set: func(int) { sets++ }, release: func() { releases++ }}
+	allocs := uint64(0)
+	look := func(n int, each uint64) {
+		for range n {
+			allocs += each
+			g.look(8<<20, allocs)
+		}
+	}
+	look(20, 0)
+	if releases != 0 {
+		t.Errorf("%d releases of a daemon that never did anything", releases)
+	}
+	look(20, 10<<20)
+	if releases != 0 {
+		t.Errorf("%d releases while busy", releases)
+	}
+	look(20, 1000)
+	if releases != 1 {
+		t.Errorf("%d releases of an idle daemon, want 1", releases)
+	}
+	look(20, 10<<20)
+	look(20, 1000)
+	if releases != 2 || sets != 1 {
+		t.Errorf("%d releases, %d settings, want 2 and 1", releases, sets)
+	}
+}
+
 // TestMetrics: every figure is there once, and a store that does not answer is
 // a figure too.
 func TestMetrics(t *testing.T) {
