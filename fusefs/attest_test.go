@@ -85,6 +85,13 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv("FUSEFS_TEST_EXEC"); path != "" {
 		execHolding(path)
 	}
+	if path := os.Getenv("FUSEFS_TEST_MMAP"); path != "" {
+		if err := dirtyAndTruncate(path); err != nil {
+			os.Stderr.WriteString(err.Error())
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

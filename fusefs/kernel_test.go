@@ -208,35 +208,59 @@ func TestP11NoteBehindALookup(t *testing.T) {
 // waited for.
 func TestTruncatingOpenPassesANote(t *testing.T) {
 	m := mountMem(t, false)
-	m.write(t, "f", strings.Repeat("x", 1<<20))
+	m.write(t, "f", "")
 	ino := m.ino(t, "f")
-	fd, err := unix.Open(m.dir+"/f", unix.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	mem, err := unix.Mmap(fd, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Munmap(mem)
-	for range 50 {
-		for i := 0; i < 1<<20; i += 4096 {
-			if m.stat(t, "f").Size < 1<<20 {
-				if err := unix.Ftruncate(fd, 1<<20); err != nil {
-					t.Fatal(err)
-				}
-			}
-			mem[i] = 'y' // dirty pages
+	// Another process: a page fault of this one would stop the server with it.
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "FUSEFS_TEST_MMAP="+m.dir+"/f")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
 		}
-		m.srv.Notifier().InvalidateInode(ino, true)
-		tr, err := unix.Open(m.dir+"/f", unix.O_WRONLY|unix.O_TRUNC, 0)
+	}()
+	n := m.srv.Notifier()
+	for {
+		select {
+		case <-done:
+			drain(t, n)
+			return
+		default:
+			n.InvalidateInode(ino, true)
+			drain(t, n)
+		}
+	}
+}
+
+// dirtyAndTruncate leaves mapped pages of a file dirty and opens it for truncation, again and again.
+func dirtyAndTruncate(path string) error {
+	const size = 1 << 20
+	fd, err := unix.Open(path, unix.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Ftruncate(fd, size); err != nil {
+		return err
+	}
+	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	for range 50 {
+		for i := 0; i < size; i += 4096 {
+			mem[i]++
+		}
+		tr, err := unix.Open(path, unix.O_WRONLY|unix.O_TRUNC, 0)
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		unix.Close(tr)
+		if err := unix.Ftruncate(fd, size); err != nil {
+			return err
+		}
 	}
-	drain(t, m.srv.Notifier())
+	return nil
 }
 
 // TestP7SignalStorm: whatever signals come, a request that changes something
