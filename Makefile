@@ -21,6 +21,7 @@ BIN := build/nexusfs
 ROOMS := ./meta/... ./fusefs/... ./sqlssot/... ./content/... ./hooks/... ./cmd/... ./internal/...
 SOURCES := $(shell git ls-files -co --exclude-standard '*.go' '*.sql' go.mod go.sum 2>/dev/null)
 FUZZTIME ?= 30s
+KILLS ?= 500
 # SQLite's machine-translated C keeps pointers in integers, which the pointer
 # checks that come with -race do not allow; data races are still found.
 RACEFLAGS := -gcflags=all=-d=checkptr=0
@@ -38,7 +39,7 @@ help:
 	@echo 'make race             everything with the race detector, the daemon under test too'
 	@echo 'make fuzz             every fuzz target for FUZZTIME=$(FUZZTIME)'
 	@echo 'make bench            speed against loopback, ext4 and tmpfs (docs/PERFORMANCE.md)'
-	@echo 'make campaign         the long kill -9 campaign and an hour of random operations'
+	@echo 'make campaign         KILLS=$(KILLS) kills of the daemon under load, and an hour of random operations'
 	@echo 'make pjdfstest PJD=DIR  run pjdfstest from its sources in DIR'
 
 build: $(BIN)
@@ -101,12 +102,13 @@ fuzz:
 
 campaign: $(BIN) build/nexusfs-failpoints
 	@packaging/setup.sh test
-	NEXUSFS_LONG=1h NEXUSFS_BIN=$(CURDIR)/$(BIN) NEXUSFS_FAILPOINTS_BIN=$(CURDIR)/build/nexusfs-failpoints \
-		$(GO) test -count=1 -v -timeout 12h ./integration/...
+	NEXUSFS_LONG=1h NEXUSFS_KILLS=$(KILLS) NEXUSFS_MATRIX=$(CURDIR)/build/matrix.md \
+		NEXUSFS_BIN=$(CURDIR)/$(BIN) NEXUSFS_FAILPOINTS_BIN=$(CURDIR)/build/nexusfs-failpoints \
+		$(GO) test -count=1 -v -timeout 12h ./integration/campaign ./integration/random
 
-bench: $(BIN)
+bench:
 	@packaging/setup.sh test
-	NEXUSFS_BIN=$(CURDIR)/$(BIN) $(GO) run ./bench $(BENCH)
+	$(GO) run ./bench $(BENCH)
 
 pjdfstest: $(BIN)
 	@[ -n '$(PJD)' ] || { echo 'make pjdfstest PJD=folder: the folder with the sources of pjdfstest' >&2; exit 2; }
