@@ -304,6 +304,9 @@ func (fs *FS) apply(ch *Change, o Outcome) []Attr {
 			s.drop(d.Ino)
 		}
 	}
+	if len(ch.Names) > 0 {
+		fs.known.add(ch)
+	}
 	for _, n := range ch.Names {
 		fs.cache.name(n.Parent, n.Name).apply(nameKey{n.Parent, n.Name}, nameVal{n.After, n.AfterType})
 	}

@@ -74,6 +74,7 @@ type FS struct {
 
 	queue queue
 	cache cache
+	known complete
 	nodes nodes
 	sync  barrier
 

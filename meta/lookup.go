@@ -19,6 +19,10 @@ func (fs *FS) Lookup(ctx context.Context, parent Ino, name string) (Attr, error)
 		}
 		return fs.GetAttr(ctx, n.ino)
 	}
+	if fs.known.absent(parent, name) {
+		fs.counters.nameHits.Add(1)
+		return Attr{}, E("lookup", parent, name, KindNotExist, nil)
+	}
 	fs.counters.nameMisses.Add(1)
 	stamp := names.begin()
 	a, err := fs.o.Store.Lookup(ctx, parent, name)

@@ -112,6 +112,10 @@ func (fs *FS) nameOf(ctx context.Context, parent Ino, name string) (nameVal, err
 		fs.counters.nameHits.Add(1)
 		return n, nil
 	}
+	if fs.known.absent(parent, name) {
+		fs.counters.nameHits.Add(1)
+		return nameVal{}, nil
+	}
 	fs.counters.nameMisses.Add(1)
 	stamp := s.begin()
 	a, err := fs.o.Store.Lookup(ctx, parent, name)
