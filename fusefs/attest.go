@@ -76,7 +76,9 @@ func (t *attester) Resolve(c meta.Caller) meta.Actor {
 		return meta.Actor{UID: c.UID, GID: c.GID, Exe: ExeOutside}
 	}
 	var who meta.Actor
-	if t.looking.Add(1) > maxLooking {
+	if c.Calling { // no execve(2) is behind this request: looking cannot wait for us
+		who = t.see(c.PID)
+	} else if t.looking.Add(1) > maxLooking {
 		t.looking.Add(-1)
 		who = t.lastKnown(c.PID)
 	} else {

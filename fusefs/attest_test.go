@@ -114,7 +114,9 @@ func execHolding(path string) {
 func TestExecThatClosesOurFile(t *testing.T) {
 	m := mountMem(t, false)
 	m.write(t, "f", "")
+	m.mu.Lock()
 	delete(m.actors, "flush")
+	m.mu.Unlock()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "FUSEFS_TEST_EXEC="+m.dir+"/f")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -176,7 +176,7 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 	case set.Valid&meta.SetSize != 0 && in.Size > math.MaxInt64:
 		return stTooBig
 	default:
-		a, err = r.fs.SetAttr(r.ctx, r.caller(&in.InHeader), ino, set, h)
+		a, err = r.fs.SetAttr(r.ctx, r.calling(&in.InHeader), ino, set, h)
 	}
 	if err != nil {
 		return r.status("setattr", in.NodeId, err)

@@ -31,7 +31,7 @@ func (r *rawFS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *f
 		return st
 	}
 	args := meta.CreateArgs{Mode: in.Mode, Umask: in.Umask, Flags: openFlags(in.Flags, in.OpenFlags)}
-	a, f, err := r.fs.Create(r.ctx, r.caller(&in.InHeader), meta.Ino(in.NodeId), name, args)
+	a, f, err := r.fs.Create(r.ctx, r.calling(&in.InHeader), meta.Ino(in.NodeId), name, args)
 	if err != nil {
 		return r.status("create", in.NodeId, err)
 	}
@@ -44,7 +44,7 @@ func (r *rawFS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOu
 		return stPerm
 	}
 	args := meta.CreateArgs{Mode: in.Mode, Umask: in.Umask, Flags: openFlags(in.Flags, in.OpenFlags)}
-	a, f, err := r.fs.Tmpfile(r.ctx, r.caller(&in.InHeader), meta.Ino(in.NodeId), args)
+	a, f, err := r.fs.Tmpfile(r.ctx, r.calling(&in.InHeader), meta.Ino(in.NodeId), args)
 	if err != nil {
 		return r.status("tmpfile", in.NodeId, err)
 	}

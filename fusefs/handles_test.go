@@ -56,7 +56,9 @@ func TestHandlesAreRemovedOnce(t *testing.T) {
 
 func TestHandlesRefuseUnknownNumbers(t *testing.T) {
 	var table handles
-	for _, fh := range []uint64{0, 1, handleChunk, handleChunk*handleChunks + 1, ^uint64(0)} {
+	gone, _ := table.add(&openFile{})
+	table.remove(gone)
+	for _, fh := range []uint64{0, gone, handleChunk, handleChunk*handleChunks + 1, ^uint64(0)} {
 		if table.get(fh) != nil || table.remove(fh) != nil {
 			t.Errorf("number %d is known", fh)
 		}

@@ -181,12 +181,13 @@ func TestP11NoteBehindALookup(t *testing.T) {
 	dir, ino := m.ino(t, "d"), m.ino(t, "f")
 	m.stat(t, "f")
 	entered, leave := make(chan struct{}), make(chan struct{})
-	m.beforeLookup = func(_ meta.Ino, name string) {
+	hold := func(name string) {
 		if name == "slow" {
 			close(entered)
 			<-leave
 		}
 	}
+	m.beforeLookup.Store(&hold)
 	looked := make(chan struct{})
 	go func() { _, _ = os.Lstat(m.dir + "/d/slow"); close(looked) }()
 	<-entered

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"nexusfs/meta"
@@ -18,9 +19,8 @@ type memFS struct {
 	nodes map[meta.Ino]*memNode
 	past  map[versionKey][]byte // content of versions, for .nexusfs
 
-	beforeLookup func(parent meta.Ino, name string) // runs without mu
-	beforeWrite  func()
-	actors       map[string]meta.Actor // by operation, the last one
+	beforeLookup atomic.Pointer[func(name string)] // runs without mu
+	actors       map[string]meta.Actor             // by operation, the last one
 }
 
 type memNode struct {
@@ -73,8 +73,8 @@ func (m *memFS) child(parent meta.Ino, name string) (*memNode, *memNode, error) 
 }
 
 func (m *memFS) Lookup(_ context.Context, parent meta.Ino, name string) (meta.Attr, error) {
-	if m.beforeLookup != nil {
-		m.beforeLookup(parent, name)
+	if fn := m.beforeLookup.Load(); fn != nil {
+		(*fn)(name)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -508,9 +508,6 @@ func (f *memFile) Read(_ context.Context, off int64, p []byte) (int, error) {
 }
 
 func (f *memFile) Write(_ context.Context, c meta.Caller, off int64, data []byte, kill bool) (int, error) {
-	if f.m.beforeWrite != nil {
-		f.m.beforeWrite()
-	}
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	if off == meta.AtEnd {

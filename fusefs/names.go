@@ -30,7 +30,7 @@ func (r *rawFS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fus
 	if st := refused(in.NodeId, name); st != ok {
 		return st
 	}
-	a, err := r.fs.Mkdir(r.ctx, r.caller(&in.InHeader), meta.Ino(in.NodeId), name, in.Mode, in.Umask)
+	a, err := r.fs.Mkdir(r.ctx, r.calling(&in.InHeader), meta.Ino(in.NodeId), name, in.Mode, in.Umask)
 	return r.entry("mkdir", in.NodeId, out, &a, err)
 }
 
@@ -39,7 +39,7 @@ func (r *rawFS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fus
 	if st := refused(in.NodeId, name); st != ok {
 		return st
 	}
-	a, err := r.fs.Mknod(r.ctx, r.caller(&in.InHeader), meta.Ino(in.NodeId), name, in.Mode, in.Umask, in.Rdev)
+	a, err := r.fs.Mknod(r.ctx, r.calling(&in.InHeader), meta.Ino(in.NodeId), name, in.Mode, in.Umask, in.Rdev)
 	return r.entry("mknod", in.NodeId, out, &a, err)
 }
 
@@ -48,7 +48,7 @@ func (r *rawFS) Symlink(_ <-chan struct{}, h *fuse.InHeader, target, name string
 	if st := refused(h.NodeId, name); st != ok {
 		return st
 	}
-	a, err := r.fs.Symlink(r.ctx, r.caller(h), meta.Ino(h.NodeId), name, target)
+	a, err := r.fs.Symlink(r.ctx, r.calling(h), meta.Ino(h.NodeId), name, target)
 	return r.entry("symlink", h.NodeId, out, &a, err)
 }
 
@@ -60,7 +60,7 @@ func (r *rawFS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.
 	if st := refused(in.NodeId, name); st != ok {
 		return st
 	}
-	a, err := r.fs.Link(r.ctx, r.caller(&in.InHeader), meta.Ino(in.Oldnodeid), meta.Ino(in.NodeId), name)
+	a, err := r.fs.Link(r.ctx, r.calling(&in.InHeader), meta.Ino(in.Oldnodeid), meta.Ino(in.NodeId), name)
 	return r.entry("link", in.NodeId, out, &a, err)
 }
 
@@ -69,7 +69,7 @@ func (r *rawFS) Unlink(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.St
 	if st := refused(h.NodeId, name); st != ok {
 		return st
 	}
-	return r.status("unlink", h.NodeId, r.fs.Unlink(r.ctx, r.caller(h), meta.Ino(h.NodeId), name))
+	return r.status("unlink", h.NodeId, r.fs.Unlink(r.ctx, r.calling(h), meta.Ino(h.NodeId), name))
 }
 
 // Rmdir removes an empty directory.
@@ -77,7 +77,7 @@ func (r *rawFS) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Sta
 	if st := refused(h.NodeId, name); st != ok {
 		return st
 	}
-	return r.status("rmdir", h.NodeId, r.fs.Rmdir(r.ctx, r.caller(h), meta.Ino(h.NodeId), name))
+	return r.status("rmdir", h.NodeId, r.fs.Rmdir(r.ctx, r.calling(h), meta.Ino(h.NodeId), name))
 }
 
 // Rename moves a name, replaces another, or exchanges the two.
@@ -92,7 +92,7 @@ func (r *rawFS) Rename(_ <-chan struct{}, in *fuse.RenameIn, name, newName strin
 	if in.Flags&^known != 0 {
 		return stInvalid
 	}
-	return r.status("rename", in.NodeId, r.fs.Rename(r.ctx, r.caller(&in.InHeader),
+	return r.status("rename", in.NodeId, r.fs.Rename(r.ctx, r.calling(&in.InHeader),
 		meta.Ino(in.NodeId), name, meta.Ino(in.Newdir), newName, meta.RenameFlags(in.Flags)))
 }
 

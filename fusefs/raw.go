@@ -47,6 +47,14 @@ func (r *rawFS) caller(h *fuse.InHeader) meta.Caller {
 	return meta.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid, Resolve: r.resolve}
 }
 
+// calling is caller for a request that execve(2) never sends: the operations on
+// names and attributes, which a thread asks for in a system call of their own.
+func (r *rawFS) calling(h *fuse.InHeader) meta.Caller {
+	c := r.caller(h)
+	c.Calling = true
+	return c
+}
+
 // Forget passes on that the kernel holds an inode no more. The kernel's counts
 // are not kept (see the package comment), so a lookup that crosses a forget is
 // harmless: the number stays good for as long as the inode is there.

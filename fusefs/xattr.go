@@ -147,7 +147,7 @@ func (r *rawFS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, va
 		flags |= meta.XattrKillSgid
 	}
 	return r.status("setxattr", in.NodeId,
-		r.fs.SetXattr(r.ctx, r.caller(&in.InHeader), meta.Ino(in.NodeId), name, value, flags))
+		r.fs.SetXattr(r.ctx, r.calling(&in.InHeader), meta.Ino(in.NodeId), name, value, flags))
 }
 
 // RemoveXAttr answers removexattr(2).
@@ -155,7 +155,7 @@ func (r *rawFS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fu
 	if st := settable(h.NodeId, name); st != ok {
 		return st
 	}
-	return r.status("removexattr", h.NodeId, r.fs.RemoveXattr(r.ctx, r.caller(h), meta.Ino(h.NodeId), name))
+	return r.status("removexattr", h.NodeId, r.fs.RemoveXattr(r.ctx, r.calling(h), meta.Ino(h.NodeId), name))
 }
 
 func settable(node uint64, name string) fuse.Status {
