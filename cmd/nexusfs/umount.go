@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -57,12 +56,36 @@ func (a *app) umount(ctx context.Context, arg string, lazy bool) error {
 		return err
 	}
 	defer c.Close()
+	if lazy {
+		return a.umountLazily(ctx, c, t.store, by)
+	}
 	var done struct{}
-	err = c.post(ctx, "umount", url.Values{"lazy": {strconv.FormatBool(lazy)}}, &done)
-	if err != nil {
+	if err := c.post(ctx, "umount", nil, &done); err != nil {
 		return err
 	}
 	return awaitGone(ctx, t.store, by.PID)
+}
+
+// lazyPatience is how long a daemon has to take its own mount away.
+const lazyPatience = 10 * time.Second
+
+// umountLazily asks the daemon, and takes the mount away from one that is stuck.
+func (a *app) umountLazily(ctx context.Context, c *client, store storeDir, by holder) error {
+	asked, cancel := context.WithTimeout(ctx, lazyPatience)
+	defer cancel()
+	var done struct{}
+	err := c.post(asked, "umount", url.Values{"lazy": {"true"}}, &done)
+	if err == nil {
+		return awaitGone(ctx, store, by.PID)
+	}
+	if ctx.Err() != nil || asked.Err() == nil {
+		return err
+	}
+	if err := detach(by.Mountpoint); err != nil {
+		return withCode(exitMount, err)
+	}
+	return fail(exitDaemon, "%s is taken away, but its daemon (pid %d) does not answer and still holds the store: see %s, and kill it if it is stuck",
+		escapeName(by.Mountpoint), by.PID, escapeName(store.log()))
 }
 
 // umountDead removes what no daemon serves any more.
