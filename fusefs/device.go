@@ -224,7 +224,8 @@ func CleanStale(mountpoint string) error {
 	}
 	// More than one dead mount may lie on top of another.
 	for range maxLinks {
-		if _, err := os.Stat(full); err == nil || !isDead(err) {
+		var st unix.Statfs_t // stat(2) may be answered from the kernel's cache
+		if err := unix.Statfs(full, &st); err == nil || !isDead(err) {
 			return nil
 		}
 		table, err := readMounts()

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -179,19 +178,14 @@ func (s *Server) end() {
 // Wait blocks until the mount is gone and everything it held is let go of.
 func (s *Server) Wait() { <-s.done }
 
-// pollName is a file that go-fuse answers by itself. Polling it once makes the
-// kernel ask nobody about polling any more; otherwise a program that polls a
-// file here (Go's own runtime does) could wait for this very process.
-const pollName = ".go-fuse-epoll-hack"
-
-// WaitMount blocks until the mount serves, which needs Serve to run.
+// WaitMount blocks until the mount serves, which needs Serve to run. It opens
+// nothing there: a process that dies with a file of its own mount open waits
+// for itself to answer the close, for ever.
 func (s *Server) WaitMount() error {
-	fd, err := unix.Open(filepath.Join(s.mountpoint, pollName), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.mountpoint, &st); err != nil {
 		return fmt.Errorf("the new mount on %s does not answer: %w", s.mountpoint, err)
 	}
-	defer unix.Close(fd)
-	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 	s.raiseReadAhead()
 	return nil
 }

@@ -49,6 +49,7 @@ func (fs *FS) newHandle(ino Ino, f OpenFlags, c Caller) *Handle {
 }
 
 func (fs *FS) handle(ino Ino, f OpenFlags, c Caller) *Handle {
+	c.Calling = false // the handle outlives the call
 	h := &Handle{fs: fs, n: fs.openNode(ino), id: fs.nodes.ids.Add(1), flags: f, opener: c}
 	h.n.mu.Lock()
 	h.n.handles++

@@ -134,9 +134,13 @@ type Actor struct {
 // that is being served.
 type Caller struct {
 	UID, GID uint32
-	PID      uint32             // as in the request: a thread id
-	Groups   []uint32           // supplementary groups when known; nil otherwise
-	Resolve  func(Caller) Actor // nil: uid, gid and PID are taken as they are
+	PID      uint32   // as in the request: a thread id
+	Groups   []uint32 // supplementary groups when known; nil otherwise
+	// Calling says that the thread is in a system call of its own, other than
+	// execve(2) and close(2), that waits for this request: whoever looks at the
+	// thread does not wait for it. It holds until the request is answered.
+	Calling bool
+	Resolve func(Caller) Actor // nil: uid, gid and PID are taken as they are
 }
 
 // Actor resolves the caller.
