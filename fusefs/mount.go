@@ -108,6 +108,7 @@ func newServer(fs filesystem, set *settings, device int) (*Server, error) {
 		EnableAcl:                true,
 		DisableSplice:            true,
 		MaxStackDepth:            1,
+		PanicHandler:             crash,
 		ExtraCapabilities:        capabilities,
 		Debug:                    set.Debug,
 		Logger:                   slog.NewLogLogger(set.Log.Handler(), level),
@@ -120,6 +121,11 @@ func newServer(fs filesystem, set *settings, device int) (*Server, error) {
 	raw.pass.init(s)
 	return s, nil
 }
+
+// crash ends the daemon on a panic of ours. Going on would leave behind a state
+// that nobody understands, a commit path without a leader for one; a daemon
+// that died loses nothing that was acknowledged.
+func crash(v any) fuse.Status { panic(v) }
 
 func newRaw(ctx context.Context, fs filesystem, set *settings) *rawFS {
 	attest := newAttester()

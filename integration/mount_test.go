@@ -16,26 +16,6 @@ import (
 	"nexusfs/integration/harness"
 )
 
-// background mounts a new store with --background and unmounts it at the end.
-type background struct {
-	store, dir, bin string
-}
-
-func mountBackground(t *testing.T, args ...string) background {
-	t.Helper()
-	harness.NeedMount(t)
-	base := harness.Scratch(t)
-	b := background{store: filepath.Join(base, "store"), dir: mkdir(t, filepath.Join(base, "mnt")), bin: harness.Binary(t)}
-	t.Cleanup(func() {
-		if _, ok := harness.MountAt(b.dir); ok {
-			harness.Run(t, base, b.bin, "umount", b.dir)
-		}
-		harness.Run(t, base, b.bin, "fsck", b.store)
-	})
-	harness.Run(t, base, append([]string{b.bin, "mount", b.store, b.dir, "--background"}, args...)...)
-	return b
-}
-
 // TestBackgroundServesWhenItReturns: the daemon is left behind detached, keeps
 // nothing of its parent and serves from the first moment.
 func TestBackgroundServesWhenItReturns(t *testing.T) {
@@ -61,22 +41,22 @@ func TestBackgroundServesWhenItReturns(t *testing.T) {
 	if _, err := io.ReadAll(r); err != nil {
 		t.Errorf("the daemon keeps an inherited descriptor: %v", err)
 	}
-	b := background{store, dir, harness.Binary(t)}
-	pid := int(b.status(t)["pid"].(float64))
+	bin := harness.Binary(t)
+	pid := int(decode(t, harness.Run(t, "/", bin, "status", "--json", dir))["pid"].(float64))
 	if cwd, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); cwd != "/" {
 		t.Errorf("the daemon works in %q", cwd)
 	}
 	if sid, _ := unix.Getsid(pid); sid == mySession(t) {
 		t.Errorf("the daemon is in its caller's session")
 	}
-	harness.Run(t, base, b.bin, "umount", dir)
+	harness.Run(t, base, bin, "umount", dir)
 	if unix.Kill(pid, 0) == nil && !zombie(pid) {
 		t.Errorf("the daemon lives on after umount")
 	}
 	if _, ok := harness.MountAt(dir); ok {
 		t.Errorf("still mounted after umount")
 	}
-	harness.Run(t, base, b.bin, "fsck", store)
+	harness.Run(t, base, bin, "fsck", store)
 }
 
 func mySession(t *testing.T) int {
@@ -90,11 +70,6 @@ func mySession(t *testing.T) int {
 func zombie(pid int) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err == nil && strings.Contains(string(text), ") Z ")
-}
-
-func (b background) status(t *testing.T) map[string]any {
-	t.Helper()
-	return decode(t, harness.Run(t, "/", b.bin, "status", "--json", b.dir))
 }
 
 func TestStatus(t *testing.T) {
