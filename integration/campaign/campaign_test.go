@@ -129,46 +129,54 @@ func TestKill9Campaign(t *testing.T) {
 	t.Logf("%d kills, %d acknowledged operations, every one found", kills, c.acked)
 }
 
-// TestKillAtFailpointsUnderLoad lets the daemon die at each failpoint after a
-// random number of passes, with all workers at work. A failpoint that the load
-// does not reach is killed by hand.
+// TestKillWhileMounting kills daemons before they serve: the process is gone,
+// and the next mount is as if nothing had been.
+func TestKillWhileMounting(t *testing.T) {
+	m := harness.New(t, harness.Options{})
+	must(t, os.WriteFile(filepath.Join(m.Dir, "f"), []byte("x"), 0o644))
+	must(t, m.Stop())
+	for k := range number(t, "NEXUSFS_KILLS", often(12, 200)) {
+		must(t, m.Launch())
+		time.Sleep(time.Duration(k*7%61) * time.Millisecond) // moments all over the start
+		m.Kill9()
+	}
+	m.Restart()
+	if data, err := os.ReadFile(filepath.Join(m.Dir, "f")); err != nil || string(data) != "x" {
+		t.Errorf("got %q, %v", data, err)
+	}
+}
+
+// TestKillAtFailpointsUnderLoad kills the daemon while it is held at each
+// failpoint, after a random number of passes, with all workers at work. Where
+// the load does not get to a failpoint the moment is as random as any.
 func TestKillAtFailpointsUnderLoad(t *testing.T) {
 	points := failpoints(t)
 	seed := number(t, "NEXUSFS_SEED", uint64(time.Now().UnixNano()))
-	kills := int(number(t, "NEXUSFS_KILLS", often(uint64(min(12, len(points))), 300)))
+	kills := int(number(t, "NEXUSFS_KILLS", often(uint64(min(15, len(points))), 500)))
 	rnd := rand.New(rand.NewPCG(seed, 10))
-	m := harness.New(t, harness.Options{Failpoints: true})
+	ctl := newControl(t)
+	m := harness.New(t, harness.Options{Failpoints: true, Env: []string{ctl.env()}})
 	c := newCrew(t, m, seed)
 	t.Logf("seed %d", seed)
 	reached := map[string]int{}
 	order := rnd.Perm(len(points))
 	for k := range kills {
-		point := points[order[k%len(points)]]
-		passes := rnd.IntN(40)
-		must(t, m.Stop())
-		m.SetEnv(fmt.Sprintf("GOFAIL_FAILPOINTS=%s=%d*off->panic", point, passes))
-		if err := m.Start(); err == nil {
-			c.work(func() {
-				if diedWithin(m, 3*time.Second) {
-					reached[point]++
-				} else {
-					m.Kill9()
-				}
-			})
-		} else if m.Alive() {
-			t.Fatal(err)
-		} else {
-			reached[point]++ // it died while it started, or recovered
-		}
-		m.SetEnv()
-		m.Restart()
+		point, passes := points[order[k%len(points)]], rnd.IntN(30)
+		ctl.hold(point, passes)
+		c.work(func() {
+			if ctl.held(point, passes, time.Second, nil) {
+				reached[point]++
+			}
+			m.Kill9()
+		})
 		what := fmt.Sprintf("kill %d at %s after %d passes, seed %d", k, point, passes, seed)
 		if t.Failed() {
 			t.Fatal(what)
 		}
+		m.Restart()
 		c.verify(what)
 	}
-	t.Logf("%d kills, %d acknowledged operations, every one found; failpoints that fired: %v", kills, c.acked, reached)
+	t.Logf("%d kills, %d acknowledged operations, every one found; killed at these failpoints: %v", kills, c.acked, reached)
 }
 
 // TestLedger runs a worker on a plain filesystem: the ledger itself is right.
@@ -186,16 +194,6 @@ func TestLedger(t *testing.T) {
 			}
 		}
 	}
-}
-
-// diedWithin waits for the daemon's end.
-func diedWithin(m *harness.Mount, limit time.Duration) bool {
-	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if !m.Alive() {
-			return true
-		}
-	}
-	return false
 }
 
 func must(t testing.TB, err error) {

@@ -72,7 +72,7 @@ func (s state) pick(rnd *rand.Rand, kind byte) string {
 	return list[rnd.IntN(len(list))]
 }
 
-func (s state) empty(dir string) bool {
+func (s state) hasNothingIn(dir string) bool {
 	for name := range s.names {
 		if filepath.Dir(name) == dir {
 			return false
@@ -227,4 +227,14 @@ func (w *worker) verify() (applied bool, err error) {
 		errs = append(errs, fmt.Errorf("not the state after part %d: %w", i, err))
 	}
 	return false, fmt.Errorf("the operation under way, %s, is neither there nor absent:\n%w", w.pending.text, errors.Join(errs...))
+}
+
+// empty removes everything and starts an empty ledger.
+func (w *worker) empty() error {
+	entries, err := os.ReadDir(w.dir)
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(w.path(e.Name())))
+	}
+	w.acked = newState()
+	return err
 }

@@ -238,7 +238,7 @@ func (w *worker) mkdir() *operation {
 
 func (w *worker) rmdir() *operation {
 	name := w.acked.pick(w.rnd, 'd')
-	if name == "" || !w.acked.empty(name) {
+	if name == "" || !w.acked.hasNothingIn(name) {
 		return nil
 	}
 	return w.op("rmdir", name, w.acked.with(func(s state) { s.drop(name) }), func() error { return unix.Rmdir(w.path(name)) })
@@ -271,7 +271,7 @@ func (w *worker) unlink() *operation {
 // rename moves a file, or an empty directory, to a new name.
 func (w *worker) rename() *operation {
 	from := w.acked.pick(w.rnd, "ffld"[w.rnd.IntN(4)])
-	if from == "" || w.acked.objects[w.acked.names[from]].kind == 'd' && !w.acked.empty(from) {
+	if from == "" || w.acked.objects[w.acked.names[from]].kind == 'd' && !w.acked.hasNothingIn(from) {
 		return nil
 	}
 	name := w.fresh()

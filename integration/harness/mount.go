@@ -36,13 +36,14 @@ type Options struct {
 type Mount struct {
 	Store, Dir string
 
-	t    testing.TB
-	opts Options
-	bin  string
-	log  string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the daemon has ended
-	err  error         // how it ended; valid after done
+	t      testing.TB
+	opts   Options
+	bin    string
+	log    string
+	logged int // size of the log when the daemon was started
+	cmd    *exec.Cmd
+	done   chan struct{} // closed when the daemon has ended
+	err    error         // how it ended; valid after done
 }
 
 // New mounts a store and unmounts and checks it when the test ends.
@@ -89,6 +90,17 @@ func Prepare(t testing.TB, o Options) *Mount {
 
 // Start starts the daemon and returns when the mount serves.
 func (m *Mount) Start() error {
+	if err := m.Launch(); err != nil {
+		return err
+	}
+	return m.awaitServing()
+}
+
+// Launch starts the daemon and returns at once.
+func (m *Mount) Launch() error {
+	if info, err := os.Stat(m.log); err == nil {
+		m.logged = int(info.Size())
+	}
 	logfile, err := os.OpenFile(m.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o666)
 	if err != nil {
 		return err
@@ -111,17 +123,21 @@ func (m *Mount) Start() error {
 		m.err = cmd.Wait()
 		close(done)
 	}()
-	return m.awaitServing()
+	return nil
 }
 
-// awaitServing returns when the kernel lists the mount and it answers statfs.
-// A mount of a predecessor that died does not count.
+// awaitServing returns when the daemon says that it has mounted, and the
+// kernel lists the mount and statfs is answered. A mount of a predecessor that
+// died does not count.
 func (m *Mount) awaitServing() error {
 	for end := time.Now().Add(StartLimit); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		select {
 		case <-m.done:
 			return fmt.Errorf("the daemon ended before it served: %v\n%s", m.err, m.Log())
 		default:
+		}
+		if text, err := os.ReadFile(m.log); err != nil || !strings.Contains(string(text[min(m.logged, len(text)):]), "is mounted at") {
+			continue
 		}
 		if e, ok := MountAt(m.Dir); !ok || !strings.HasPrefix(e.Type, "fuse") {
 			continue
@@ -167,7 +183,25 @@ func (m *Mount) Kill9() {
 	if err := m.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		m.t.Fatal(err)
 	}
-	m.Wait(StopLimit)
+	select {
+	case <-m.done:
+	case <-time.After(killLimit):
+		abortConnections(m.Dir)
+		m.t.Fatalf("kill -9 did not end the daemon (pid %d) within %v: it waits for itself", m.PID(), killLimit)
+	}
+}
+
+// killLimit is how long a killed process may take to be gone on a busy machine.
+const killLimit = 20 * time.Second
+
+// abortConnections breaks the FUSE connections below dir, so that nothing
+// waits for their daemons any more.
+func abortConnections(dir string) {
+	for _, m := range Mounts() {
+		if _, minor, ok := strings.Cut(m.Device, ":"); ok && strings.HasPrefix(m.Type, "fuse") && strings.HasPrefix(m.Point, dir) {
+			_ = os.WriteFile("/sys/fs/fuse/connections/"+minor+"/abort", []byte("1"), 0)
+		}
+	}
 }
 
 // Wait waits until the daemon has ended and returns how.
@@ -258,6 +292,7 @@ func (m *Mount) cleanup() {
 		if err := m.Stop(); err != nil {
 			m.t.Errorf("unmount: %v", err)
 			_ = m.cmd.Process.Kill()
+			abortConnections(m.Dir)
 			<-m.done
 		}
 	}

@@ -42,6 +42,7 @@ func sweep(parent string) {
 		if err != nil || syscall.Kill(pid, 0) == nil {
 			continue
 		}
+		abortConnections(dir)
 		for _, m := range MountsUnder(dir) {
 			_ = syscall.Unmount(m, syscall.MNT_DETACH)
 		}
@@ -84,6 +85,7 @@ func removeTree(dir string) {
 
 // MountEntry is one line of /proc/self/mountinfo.
 type MountEntry struct {
+	Device                                     string // major:minor
 	Point, Options, Type, Source, SuperOptions string
 }
 
@@ -102,7 +104,7 @@ func Mounts() []MountEntry {
 			continue
 		}
 		out = append(out, MountEntry{
-			Point: unescape(l[4]), Options: l[5], Type: r[0], Source: unescape(r[1]), SuperOptions: r[2],
+			Device: l[2], Point: unescape(l[4]), Options: l[5], Type: r[0], Source: unescape(r[1]), SuperOptions: r[2],
 		})
 	}
 	return out
