@@ -68,11 +68,11 @@ func (x *matrix) attempt(point, kind string) string {
 	if len(w.acked.names) > manyNames {
 		must(x.t, w.empty())
 	}
-	for _, prepare := range []string{"mkdir", "write", "symlink", "write"} {
-		must(x.t, w.perform(makers[prepare](w)))
-	}
-	var op *operation
+	op := makers[kind](w)
 	for op == nil { // makers choose at random and may miss what there is
+		for _, prepare := range []string{"mkdir", "write", "symlink", "write", "mkdir"} {
+			must(x.t, w.perform(makers[prepare](w)))
+		}
 		op = makers[kind](w)
 	}
 	x.control.hold(point, 0)
