@@ -211,22 +211,30 @@ func (w *worker) perform(op *operation) error {
 }
 
 // verify compares the folder with what the ledger allows and goes on from what
-// it finds. applied says whether the pending operation is there.
-func (w *worker) verify() (applied bool, err error) {
+// it finds. It says what became of the operation that was under way: "there",
+// "absent", or "begun" when only its first system call is there.
+func (w *worker) verify() (string, error) {
 	if w.pending == nil {
-		return true, w.acked.compare(w.dir)
+		return "there", w.acked.compare(w.dir)
 	}
 	var errs []error
 	for i := len(w.pending.allowed) - 1; i >= 0; i-- {
 		s := w.pending.allowed[i]
 		err := s.compare(w.dir)
 		if err == nil {
+			last := len(w.pending.allowed) - 1
 			w.acked, w.pending = s, nil
-			return i > 0, nil
+			switch i {
+			case last:
+				return "there", nil
+			case 0:
+				return "absent", nil
+			}
+			return "begun", nil
 		}
 		errs = append(errs, fmt.Errorf("not the state after part %d: %w", i, err))
 	}
-	return false, fmt.Errorf("the operation under way, %s, is neither there nor absent:\n%w", w.pending.text, errors.Join(errs...))
+	return "", fmt.Errorf("the operation under way, %s, is neither there nor absent:\n%w", w.pending.text, errors.Join(errs...))
 }
 
 // empty removes everything and starts an empty ledger.

@@ -178,7 +178,7 @@ func (w *worker) punch() *operation {
 	if name == "" {
 		return nil
 	}
-	off, n := w.rnd.IntN(50000), 1+w.rnd.IntN(50000)
+	off, n := w.rnd.IntN(1+len(w.acked.objects[w.acked.names[name]].data)), 1+w.rnd.IntN(50000)
 	after := w.change(name, func(o *object) {
 		o.data = bytes.Clone(o.data)
 		clear(o.data[min(off, len(o.data)):min(off+n, len(o.data))])
