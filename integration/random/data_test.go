@@ -2,6 +2,7 @@ package random
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -39,7 +40,7 @@ var dataKinds = []struct {
 	{"write", 30, false}, {"append", 8, false}, {"truncate", 8, false}, {"ftruncate", 6, false},
 	{"read", 20, false}, {"mapwrite", 6, false}, {"mapread", 5, false}, {"punch", 6, false},
 	{"zero", 4, false}, {"zerokeep", 3, false}, {"allocate", 3, false}, {"copy", 6, false},
-	{"copyself", 3, false}, {"fsync", 6, false}, {"reopen", 6, false}, {"dontneed", 5, false},
+	{"copyself", 3, false}, {"fsync", 6, false}, {"reopen", 6, false}, {"dontneed", 5, false}, {"dropcaches", 1, false},
 	{"holes", 4, false}, {"replace", 2, false}, {"stat", 8, false}, {"remount", 1, true}, {"crash", 1, true},
 }
 
@@ -239,6 +240,11 @@ func (c *dataCase) step(s dataStep) error {
 		return c.checkSize(s.File)
 	case "dontneed":
 		return unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
+	case "dropcaches": // inodes and names, and with them their pages
+		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); !errors.Is(err, os.ErrPermission) {
+			return err
+		}
+		return nil
 	}
 	return c.rarer(s, fd)
 }
