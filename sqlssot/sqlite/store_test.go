@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -37,6 +38,16 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	case "commit":
 		childCommits(os.Getenv("SQLITE_TEST_PATH"))
+	}
+	// Defaults for rapid; the command line goes before them.
+	checks := "40"
+	if raceDetector {
+		checks = "8"
+	}
+	for name, value := range map[string]string{"rapid.checks": checks, "rapid.nofailfile": "true"} {
+		if err := flag.Set(name, value); err != nil {
+			panic(err)
+		}
 	}
 	os.Exit(m.Run())
 }
@@ -205,6 +216,10 @@ func TestKill(t *testing.T) {
 		c := child(t, "commit", path)
 		out, err := c.StdoutPipe()
 		if err != nil {
+			t.Fatal(err)
+		}
+		// A small pipe: the child runs ahead of what is read by little.
+		if _, err := unix.FcntlInt(out.(*os.File).Fd(), unix.F_SETPIPE_SZ, 4096); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.Start(); err != nil {

@@ -131,7 +131,7 @@ func (s *state) inode(ic *meta.InodeChange) bool {
 // directory sets what the change itself changed.
 func (s *state) directory(n *node, b, a *meta.Attr) bool {
 	m := &n.attr
-	if m.Nlink == 0 || a.Nlink == 0 && m.Entries != 0 ||
+	if (m.Nlink == 0) != (b.Nlink == 0) || a.Nlink == 0 && m.Entries != 0 ||
 		m.Mode != b.Mode || m.UID != b.UID || m.GID != b.GID || m.Flags != b.Flags || m.Parent != b.Parent {
 		return false
 	}

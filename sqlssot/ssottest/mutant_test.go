@@ -19,7 +19,7 @@ import (
 // TestSuiteCatchesMutants: the suite fails on stores that are broken on
 // purpose, and passes on the same store unbroken (there: TestConformance).
 func TestSuiteCatchesMutants(t *testing.T) {
-	for name, value := range map[string]string{"rapid.shrinktime": "0s", "rapid.nofailfile": "true", "rapid.checks": "30"} {
+	for name, value := range map[string]string{"rapid.shrinktime": "0s", "rapid.nofailfile": "true", "rapid.checks": "15"} {
 		if err := flag.Set(name, value); err != nil {
 			t.Fatal(err)
 		}
