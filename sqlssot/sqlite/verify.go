@@ -93,7 +93,7 @@ var checks = []check{
 		WHERE c.zone=?3 AND c.kind=0 AND (c.inodes<>i.n OR c.bytes<>i.b OR c.history<>i.h+x.h)`},
 	{"unreachable", "the directory cannot be reached from the root",
 		`WITH RECURSIVE tree(ino) AS (SELECT ?1+1 UNION SELECT d.ino FROM tree t JOIN dentries d ON d.parent=t.ino AND d.type=4)
-		SELECT i.ino,i.rev FROM inodes i WHERE i.ino BETWEEN ?1 AND ?2 AND i.nlink>0 AND i.` + isDir + ` AND i.ino NOT IN tree`},
+		SELECT ino,0 FROM (SELECT ino FROM inodes WHERE ino BETWEEN ?1 AND ?2 AND nlink>0 AND ` + isDir + ` EXCEPT SELECT ino FROM tree)`},
 	{"record-of-inode", "revision %d made the inode and has no record",
 		`SELECT i.ino,i.rev,i.rev FROM inodes i LEFT JOIN operation_records r ON r.rev=i.rev WHERE i.ino BETWEEN ?1 AND ?2 AND r.rev IS NULL
 		AND i.rev>coalesce((SELECT max(rev) FROM chain_seals WHERE rev BETWEEN ?1 AND ?2),?1) AND NOT i.` + isDir + ``},
