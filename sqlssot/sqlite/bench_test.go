@@ -176,6 +176,38 @@ func BenchmarkWrite4kInline(b *testing.B) {
 	})
 }
 
+// unlink takes away a file that create made at revision rev.
+func (w *world) unlink(made *meta.Change, rev meta.Rev) *meta.Change {
+	before := made.Inodes[0].After
+	before.Rev, before.ContentRev = rev, rev
+	after := before
+	after.Nlink = 0
+	return &meta.Change{
+		Record: meta.Record{Kind: meta.OpUnlink, Ino: after.Ino, Parent: w.dir, Name: made.Record.Name, Time: after.Mtime,
+			Before: made.Record.Before, Actor: made.Record.Actor},
+		Inodes: []meta.InodeChange{{Before: &before, After: after}},
+		Dirs:   []meta.DirDelta{{Ino: w.dir, Entries: -1, Time: after.Mtime}},
+		Names:  []meta.NameChange{{Parent: w.dir, Name: made.Record.Name, Before: after.Ino, BeforeType: meta.ModeRegular}},
+	}
+}
+
+func BenchmarkUnlink(b *testing.B) {
+	w := newWorld(b)
+	const ahead = 2000
+	var made []*meta.Change
+	var revs []meta.Rev
+	fill := func() {
+		made, revs = made[:0], revs[:0]
+		for range ahead {
+			c := w.create(false)
+			made, revs = append(made, c), append(revs, w.commit(c)[0].Rev)
+		}
+		w.checkpoint()
+	}
+	fill()
+	measure(b, ahead, fill, func(i int) { w.commit(w.unlink(made[i%ahead], revs[i%ahead])) })
+}
+
 func BenchmarkLookup(b *testing.B) {
 	w := newWorld(b)
 	var names []string
