@@ -80,21 +80,6 @@ func TestAttestSeesExecAndEnd(t *testing.T) {
 	}
 }
 
-// TestMain lets the test program play other programs.
-func TestMain(m *testing.M) {
-	if path := os.Getenv("FUSEFS_TEST_EXEC"); path != "" {
-		execHolding(path)
-	}
-	if path := os.Getenv("FUSEFS_TEST_MMAP"); path != "" {
-		if err := dirtyAndTruncate(path); err != nil {
-			os.Stderr.WriteString(err.Error())
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
-
 // execHolding replaces this program by another while a file that was written
 // to is open and marked close-on-exec.
 func execHolding(path string) {

@@ -91,8 +91,22 @@ func mountMem(t *testing.T, record bool, change ...func(*Options)) *mounted {
 	if err := srv.WaitMount(); err != nil {
 		t.Fatal(err)
 	}
+	m.pollOnce(t)
 	m.reqs.count()
 	return m
+}
+
+// pollOnce polls a file that go-fuse answers by itself, after which the kernel
+// asks nobody about polling. Go polls the files it opens, and here the one who
+// would be asked is this very process.
+func (m *mounted) pollOnce(t *testing.T) {
+	t.Helper()
+	fd, err := unix.Open(m.dir+"/.go-fuse-epoll-hack", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 }
 
 // ino returns the inode number of a path in the mount.
@@ -124,4 +138,26 @@ func (m *mounted) read(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// TestMain lets the test program play other programs.
+func TestMain(m *testing.M) {
+	if path := os.Getenv("FUSEFS_TEST_EXEC"); path != "" {
+		execHolding(path)
+	}
+	if path := os.Getenv("FUSEFS_TEST_MMAP"); path != "" {
+		if err := dirtyAndTruncate(path); err != nil {
+			os.Stderr.WriteString(err.Error())
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if dir := os.Getenv("FUSEFS_TEST_USER"); dir != "" {
+		if err := mountAsUser(dir); err != nil {
+			os.Stderr.WriteString(err.Error())
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
 }

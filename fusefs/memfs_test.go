@@ -3,6 +3,7 @@ package fusefs
 import (
 	"cmp"
 	"context"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ type memFS struct {
 	next  meta.Ino
 	nodes map[meta.Ino]*memNode
 	past  map[versionKey][]byte // content of versions, for .nexusfs
+	whole map[meta.Ino]string   // files that hold an inode's content (P27)
 
 	beforeLookup atomic.Pointer[func(name string)] // runs without mu
 	actors       map[string]meta.Actor             // by operation, the last one
@@ -529,6 +531,20 @@ func (f *memFile) Flush(_ context.Context, c meta.Caller) error {
 }
 func (f *memFile) Fsync(context.Context, meta.Caller, bool) error { return nil }
 func (f *memFile) Release(context.Context)                        {}
+
+type osBacking struct{ *os.File }
+
+// Backing implements backed.
+func (f *memFile) Backing(context.Context) (meta.Backing, error) {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	path, has := f.m.whole[f.n.Ino]
+	if !has {
+		return nil, meta.KindNotSupported.Err()
+	}
+	file, err := os.Open(path)
+	return osBacking{file}, err
+}
 
 func (f *memFile) Fallocate(_ context.Context, _ meta.Caller, off, n int64, mode meta.FallocMode) error {
 	f.m.mu.Lock()

@@ -2,15 +2,20 @@ package fusefs
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"nexusfs/meta"
 )
 
 func TestMountShowsItsSourceAndType(t *testing.T) {
@@ -214,4 +219,68 @@ func TestNoDescriptorsAreLeft(t *testing.T) {
 	if after := countFDs(t); after > before {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
+}
+
+// TestMountAsAnOrdinaryUser goes through fusermount3.
+func TestMountAsAnOrdinaryUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("root is needed to become another user")
+	}
+	if _, err := helper(); err != nil {
+		t.Skip(err)
+	}
+	home, err := os.MkdirTemp("", "fusefs-user-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(home)
+	const nobody = 65534
+	self, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{
+		os.Chmod(home, 0o755), os.WriteFile(home+"/self", self, 0o755), os.Mkdir(home+"/m, n", 0o755), os.Chown(home+"/m, n", nobody, nobody),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(home + "/self")
+	cmd.Env = append(os.Environ(), "FUSEFS_TEST_USER="+home+"/m, n")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// mountAsUser mounts, uses and unmounts as whoever it is.
+func mountAsUser(dir string) error {
+	tree := newMemFS()
+	tree.nodes[meta.RootIno].UID = uint32(os.Geteuid())
+	s, err := mountOn(tree, Options{Mountpoint: dir, Source: `a, b\c`, Extra: []string{"dev", "noexec"}})
+	if err != nil {
+		return err
+	}
+	go s.Serve()
+	if err := s.WaitMount(); err != nil {
+		return err
+	}
+	return errors.Join(useAsUser(s, dir), s.Unmount(true))
+}
+
+func useAsUser(s *Server, dir string) error {
+	f, err := os.Create(dir + "/f")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	at, err := FindMount(dir + "/f")
+	if err != nil || at.Source != `a, b\c` {
+		return fmt.Errorf("found %+v: %w", at, err)
+	}
+	if err := s.Unmount(false); err == nil || !strings.Contains(err.Error(), "busy") {
+		return fmt.Errorf("unmounting what is in use: %w", err)
+	}
+	return nil
 }

@@ -14,8 +14,8 @@ import (
 // backed is an open file whose whole content may lie in one file of the
 // content store, which the kernel can then read without us.
 type backed interface {
-	// Backing opens that file, verified; false when there is none.
-	Backing(ctx context.Context) (meta.Backing, bool)
+	// Backing opens that file, verified. KindNotSupported when there is none.
+	Backing(ctx context.Context) (meta.Backing, error)
 }
 
 // passthrough lets the kernel read files that cannot change from their backing
@@ -66,10 +66,11 @@ func (p *passthrough) open(ctx context.Context, of *openFile, src any, out *fuse
 	}
 }
 
-// look opens the backing file, nil when there is none.
+// look opens the backing file, nil when there is none. Damage is left for the
+// reads to find: they say where it is.
 func (p *passthrough) look(ctx context.Context, src any) meta.Backing {
 	if s, can := src.(backed); can {
-		if file, has := s.Backing(ctx); has {
+		if file, err := s.Backing(ctx); err == nil {
 			return file
 		}
 	}
