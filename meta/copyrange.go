@@ -45,6 +45,9 @@ func (fs *FS) CopyRange(ctx context.Context, c Caller, in *Handle, offIn int64, 
 	if offOut > SizeMax-n {
 		return 0, E("copy_file_range", out.n.ino, "", KindTooBig, nil)
 	}
+	if err := fs.dropForWriter(ctx, c, out.n.ino); err != nil {
+		return 0, err
+	}
 	done, tries := int64(0), 0
 	for done < n {
 		step, err := fs.copyStep(ctx, c, in, offIn+done, out, offOut+done, n-done)

@@ -42,6 +42,9 @@ func (h *Handle) Fallocate(ctx context.Context, c Caller, off, n int64, mode Fal
 	if err := fs.settleStaged(ctx, c, ino); err != nil {
 		return err
 	}
+	if err := fs.dropForWriter(ctx, c, ino); err != nil {
+		return err
+	}
 	_, err := fs.commit(ctx, c, OriginKernel, func(v *view) (*Change, error) {
 		return h.fallocate(v, off, n, mode)
 	})
@@ -61,7 +64,7 @@ func (fs *FS) roomFor(ctx context.Context, ino Ino, off, n int64) error {
 	if err != nil {
 		return err
 	}
-	if n > space.Free {
+	if n > space.Free-reserveOf(space) {
 		return E("fallocate", ino, "", KindNoSpace, nil)
 	}
 	return nil

@@ -146,6 +146,13 @@ func (f *flight) prepare(ctx context.Context, fs *FS) error {
 		return nil
 	}
 	f.end = f.stage.end()
+	for i := range runs { // what is stored already has its room
+		if runs[i].seal == nil {
+			if err := fs.takeRoom(ctx, "write", f.n.ino, runs[i].n); err != nil {
+				return err
+			}
+		}
+	}
 	if len(runs) == 1 && runs[0].seal == nil && runs[0].n <= InlineMax {
 		f.inline(fs, runs[0].off, runs[0].bytes()) // a small file, or one small write: the way of most
 	} else {

@@ -75,6 +75,7 @@ type FS struct {
 	queue queue
 	cache cache
 	known complete
+	room  room
 	nodes nodes
 	sync  barrier
 

@@ -236,6 +236,17 @@ func privileged(a *Attr, killPriv bool) bool {
 	return killPriv && (a.Mode&ModeSetuid != 0 || a.Mode&(ModeSetgid|0o010) == ModeSetgid|0o010)
 }
 
+// dropForWriter does what Write does about setuid, setgid and capabilities for
+// requests in which the kernel does not say what the caller may keep: only root
+// keeps the bits.
+func (fs *FS) dropForWriter(ctx context.Context, c Caller, ino Ino) error {
+	a, err := fs.attr(ctx, ino)
+	if err != nil || !privileged(a, c.UID != 0) {
+		return err
+	}
+	return fs.killPriv(ctx, c, ino, c.UID != 0)
+}
+
 // killPriv takes setuid, setgid and capabilities from a file that is about to
 // be written, at once, so that nobody runs new content with old rights.
 func (fs *FS) killPriv(ctx context.Context, c Caller, ino Ino, bits bool) error {

@@ -107,7 +107,7 @@ func (fs *FS) StatFS(ctx context.Context) (StatFS, error) {
 		return StatFS{}, err
 	}
 	const block = 4096
-	free := max(min(space.Free+use.HistoryBytes, space.Total), 0)
+	free := max(min(space.Free+use.HistoryBytes-reserveOf(space), space.Total), 0)
 	// An inode here costs under 1 KiB of the database, not one of the disk's own.
 	filesFree := uint64(free) / 1024
 	return StatFS{

@@ -39,6 +39,9 @@ func (fs *FS) make(ctx context.Context, c Caller, n newInode) (Attr, error) {
 			return Attr{}, err
 		}
 	}
+	if err := fs.takeRoom(ctx, n.op.String(), n.parent, nameCost); err != nil {
+		return Attr{}, err
+	}
 	ino, err := fs.inos.take(ctx, fs.o.Sessions)
 	if err != nil {
 		return Attr{}, err

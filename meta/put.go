@@ -138,7 +138,12 @@ func (fs *FS) storeSealed(ctx context.Context, s *sealed) error {
 	data := s.buf.b[:BlobMax]
 	n.mu.Unlock()
 
-	blob, fresh, err := fs.keep(ctx, data)
+	var blob Blob
+	var fresh bool
+	err := fs.takeRoom(ctx, "write", n.ino, BlobMax)
+	if err == nil {
+		blob, fresh, err = fs.keep(ctx, data)
+	}
 
 	n.mu.Lock()
 	s.work, w.err = nil, err

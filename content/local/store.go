@@ -151,7 +151,9 @@ func (s *Store) Close() error {
 	if !s.opts.ReadOnly {
 		if err = s.syncShared(context.Background()); err == nil {
 			s.packs.trim()
-			err = diskError("close content", s.files.saveCounts())
+			if cerr := s.files.saveCounts(); cerr != nil { // the next start counts
+				s.log.Warn("the counts of files were not saved; the next start counts them", "err", cerr)
+			}
 		}
 	}
 	s.packs.close()
