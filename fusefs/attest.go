@@ -3,7 +3,6 @@ package fusefs
 import (
 	"bytes"
 	"container/list"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -251,23 +250,23 @@ func (t *attester) look(tid uint32, before *attested) *attested {
 }
 
 func (t *attester) read(e, before *attested) bool {
+	var buf [4096]byte
 	if before != nil {
 		e.who.PID, e.who.StartTime = before.who.PID, before.who.StartTime
 	} else {
-		status, err := readAt(e.dir, "status")
-		if err != nil {
-			return false
-		}
-		tgid, found := statusField(status, "Tgid:")
+		tgid, found := statusField(readAt(e.dir, "status", buf[:]), "Tgid:")
 		if !found {
 			return false
 		}
 		e.who.PID = uint32(tgid)
-		e.who.StartTime = startField(os.ReadFile(t.proc + "/" + strconv.FormatUint(tgid, 10) + "/stat"))
+		if e.who.PID == e.tid {
+			e.who.StartTime = startField(readAt(e.dir, "stat", buf[:]))
+		} else {
+			stat := t.proc + "/" + strconv.FormatUint(tgid, 10) + "/stat"
+			e.who.StartTime = startField(readAt(unix.AT_FDCWD, stat, buf[:]))
+		}
 	}
-	if cgroup, err := readAt(e.dir, "cgroup"); err == nil {
-		e.who.Cgroup = cgroupOf(string(cgroup))
-	}
+	e.who.Cgroup = cgroupOf(string(readAt(e.dir, "cgroup", buf[:])))
 	// The program comes last: an exec from here on is seen the next time.
 	link, lives := e.program()
 	if e.link, e.who.Exe = link, string(link); link == nil && e.hasNoProgram() {
@@ -292,46 +291,40 @@ func readlinkat(dir int, name string, buf []byte) (int, error) {
 	}
 }
 
-// readAt reads a small file of /proc, which comes whole in one read.
-func readAt(dir int, name string) ([]byte, error) {
+// readAt reads a small file of /proc, which comes whole in one read, into buf.
+// What cannot be read is empty.
+func readAt(dir int, name string, buf []byte) []byte {
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil
 	}
 	defer unix.Close(fd)
-	buf := make([]byte, 4096)
 	for {
 		n, err := unix.Read(fd, buf)
 		if !isInterrupted(err) {
-			return buf[:max(n, 0)], err
+			return buf[:max(n, 0)]
 		}
 	}
 }
 
 // statusField reads a number from /proc/PID/status.
 func statusField(status []byte, field string) (uint64, bool) {
-	for line := range strings.Lines(string(status)) {
-		if rest, found := strings.CutPrefix(line, field); found {
-			v, err := strconv.ParseUint(strings.TrimSpace(rest), 10, 32)
-			return v, err == nil
-		}
-	}
-	return 0, false
+	_, rest, found := bytes.Cut(status, []byte("\n"+field))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	v, err := strconv.ParseUint(string(bytes.TrimSpace(line)), 10, 32)
+	return v, found && err == nil
 }
 
 // startField reads field 22 of /proc/PID/stat: clock ticks from boot to the
 // start of the process. The name in field 2 may hold blanks and parentheses.
-func startField(stat []byte, err error) uint64 {
-	i := bytes.LastIndexByte(stat, ')')
-	if err != nil || i < 0 {
-		return 0
-	}
+func startField(stat []byte) uint64 {
+	rest := stat[bytes.LastIndexByte(stat, ')')+1:]
 	const field, first = 22, 3 // first: of the fields behind the name
-	fields := strings.Fields(string(stat[i+1:]))
-	if len(fields) <= field-first {
-		return 0
+	for range field - first {
+		_, rest, _ = bytes.Cut(bytes.TrimLeft(rest, " "), []byte(" "))
 	}
-	v, _ := strconv.ParseUint(fields[field-first], 10, 64)
+	value, _, _ := bytes.Cut(bytes.TrimLeft(rest, " "), []byte(" "))
+	v, _ := strconv.ParseUint(string(value), 10, 64)
 	return v
 }
 

@@ -184,11 +184,11 @@ func countFDs(t *testing.T) int {
 
 func TestStartTimeOfAnOddName(t *testing.T) {
 	stat := "12 (a) b (c) S 1 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 0 0"
-	if got := startField([]byte(stat), nil); got != 987654 {
+	if got := startField([]byte(stat)); got != 987654 {
 		t.Errorf("got %d", got)
 	}
 	for _, bad := range []string{"", "12", "12 (a)", "12 (a) S 1 2"} {
-		if got := startField([]byte(bad), nil); got != 0 {
+		if got := startField([]byte(bad)); got != 0 {
 			t.Errorf("%q: got %d", bad, got)
 		}
 	}
