@@ -270,11 +270,11 @@ func mountAsUser(dir string) error {
 }
 
 func useAsUser(s *Server, dir string) error {
-	f, err := os.Create(dir + "/f")
+	fd, err := unix.Open(dir+"/f", unix.O_CREAT|unix.O_RDWR, 0o644) // not os.Create, see pollOnce
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	at, err := FindMount(dir + "/f")
 	if err != nil || at.Source != `a, b\c` {
 		return fmt.Errorf("found %+v: %w", at, err)
