@@ -13,7 +13,7 @@ const (
 	SetAtimeNow // the time of the operation, whatever Atime says
 	SetMtimeNow
 	SetCtime
-	KillPriv // a truncation by an unprivileged caller: clear setuid and setgid
+	KillPriv // an unprivileged caller changes the content: clear setuid, setgid and capabilities
 )
 
 // SetAttr says which attributes to change to what.
@@ -95,9 +95,9 @@ func (s *SetAttr) apply(v *view, fs *FS, before, after *Attr, ch *Change) error 
 		ch.Content, ch.Version = fs.truncation(v, before, after, s.Size, s.Handle)
 		ch.Record.Size, ch.Record.Version = s.Size, after.Version
 		after.Mtime = v.now
-		if s.Valid&KillPriv != 0 {
-			dropPrivileges(after, ch)
-		}
+	}
+	if s.Valid&KillPriv != 0 {
+		dropPrivileges(after, ch)
 	}
 	switch {
 	case s.Valid&SetAtimeNow != 0:
