@@ -47,7 +47,7 @@ func (b *bench) limit(what string, got, most float64, unit string) {
 		mark = " **MISS**"
 	}
 	b.record(map[string]any{"memory": what, "value": got, "limit": most, "unit": unit})
-	fmt.Printf("- %s: %.1f %s (at most %.0f)%s\n", what, got, unit, most, mark)
+	fmt.Printf("- %s: %.1f %s (at most %g)%s\n", what, got, unit, most, mark)
 }
 
 // memory measures the daemon's resident memory.

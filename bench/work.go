@@ -45,7 +45,7 @@ var workSteps = []workStep{
 	{"go build ./...", asExt4, `cd src && GOCACHE=$PWD/../gocache GOFLAGS=-buildvcs=false go build ./...`},
 	{"git clone", asExt4, `git clone -q origin.git clone`},
 	{"git status", asExt4, `git -C clone status --porcelain`},
-	{"git gc", asExt4, `git -C clone gc -q --no-detach`},
+	{"git gc", asExt4, `git -C clone gc -q`},
 	{"tar x, 20,000 files", asLoopback, `mkdir t && tar xf $FIX/files.tar -C t`},
 	{"rm -rf of them", asLoopback, `rm -rf t`},
 }

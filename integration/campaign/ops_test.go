@@ -221,9 +221,12 @@ func copyWhole(from, to string, n int) error {
 	if err != nil {
 		return err
 	}
-	got, err := unix.CopyFileRange(int(in.Fd()), nil, int(out.Fd()), nil, n, 0)
-	if err == nil && got != n {
-		err = fmt.Errorf("copied %d of %d bytes", got, n)
+	for left := n; left > 0 && err == nil; { // one call may copy less than it is asked for
+		var got int
+		got, err = unix.CopyFileRange(int(in.Fd()), nil, int(out.Fd()), nil, left, 0)
+		if left -= got; err == nil && got == 0 {
+			err = fmt.Errorf("copy_file_range stops with %d of %d bytes left", left, n)
+		}
 	}
 	if cerr := out.Close(); err == nil {
 		err = cerr
