@@ -142,7 +142,7 @@ func TestCrashClones(t *testing.T) {
 					pieces = append(pieces, meta.Extent{Off: int64(j) << 14, Len: b.Size, Blob: b})
 				}
 				cc.Ranges = []meta.RangeChange{{Len: 1 << 17, Extents: pieces}}
-				c.Content = cc
+				c.Content, c.Inodes[0].After.Size = cc, 1<<17
 				batch = append(batch, c)
 			}
 			if round%4 == 1 {

@@ -295,6 +295,7 @@ func TestCheckpointBoundsLog(t *testing.T) {
 			b := meta.Blob{ID: meta.BlobID{byte(c.Record.Ino), byte(c.Record.Ino >> 8)}, Size: int64(len(data))}
 			c.Content = &meta.ContentChange{Ino: c.Record.Ino, Fresh: true, Blobs: []meta.NewBlob{{Blob: b, Data: data}},
 				Ranges: []meta.RangeChange{{Len: b.Size, Extents: []meta.Extent{{Len: b.Size, Blob: b}}}}}
+			c.Inodes[0].After.Size = b.Size
 			batch = append(batch, c)
 		}
 		w.commit(batch...)

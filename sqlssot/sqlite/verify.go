@@ -50,6 +50,9 @@ var checks = []check{
 	{"extent-without-inode", "an extent at offset %d belongs to no file",
 		`SELECT e.ino,e.begin,e.off FROM extents e LEFT JOIN inodes i ON i.ino=e.ino
 		WHERE e.ino BETWEEN ?1 AND ?2 AND (i.ino IS NULL OR i.mode & 61440<>32768)`},
+	{"extent-past-end", "the extent at offset %d ends at %d, the file at %d",
+		`SELECT e.ino,e.begin,e.off,e.off+e.len,i.size FROM extents e JOIN inodes i ON i.ino=e.ino
+		WHERE e.ino BETWEEN ?1 AND ?2 AND e.off+e.len>i.size`},
 	{"extent-overlap", "the extent at offset %d reaches over the one at offset %d",
 		`SELECT ino,begin,off,after FROM (SELECT ino,begin,off,len,lead(off) OVER (PARTITION BY ino ORDER BY off) AS after FROM extents
 		WHERE ino BETWEEN ?1 AND ?2) WHERE after<off+len OR len<=0`},
