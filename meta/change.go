@@ -58,7 +58,8 @@ func OpKinds() []OpKind {
 // Record is the operation record: the row that is written with every change in
 // the same transaction (I1, I9). Before and After are small JSON objects that
 // hold only what changed ({"mode":33188,"uid":0}); Before is enough to take
-// the operation back (P22).
+// the operation back (P22). An operation about a second inode (rename over it,
+// exchange) has its number there as "replaced".
 type Record struct {
 	Rev       Rev // set by the store
 	Kind      OpKind

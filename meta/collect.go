@@ -7,11 +7,12 @@ import (
 
 // Named limits of background collection; each step is one short transaction.
 const (
-	pruneStep   = 512  // history rows
-	condemnStep = 1024 // blobs
-	freeStep    = 256  // blobs freed at once
-	orphanStep  = 256  // inodes
-	keepSteps   = 64   // steps of a kind in one background pass; the next one goes on
+	pruneStep   = 256 // history rows
+	condemnStep = 256 // blobs
+	freeStep    = 128 // blobs freed at once
+	orphanStep  = 256 // inodes
+	keepSteps   = 256 // steps of a kind in one background pass; the next one goes on
+	sweepSteps  = 4   // steps of the slow sweep over everything in one background pass
 	keepPause   = 2 * time.Millisecond
 	lowSpace    = 20 // below a 20th of the disk, history goes before its time
 )
@@ -81,18 +82,33 @@ func (c *collector) run(ctx context.Context, p Retention) error {
 	return c.reclaim(ctx)
 }
 
-// prune lets history go. Prune goes on where the pass before ended, so to have
-// looked at everything it has to come to its end twice.
+// prune lets history go. In the background that is what was done lately or has
+// become too old, and a piece of the slow sweep that finds everything else: what
+// a policy protected that was another mount's, for one. At once and whole it is
+// the sweep; as that goes on where the pass before ended, it has to come to its
+// end twice to have looked at everything.
 func (c *collector) prune(ctx context.Context, p Retention) error {
-	ends := 0
-	return c.loop(ctx, func() (bool, error) {
-		n, done, err := c.fs.o.Upkeep.Prune(ctx, p, pruneStep)
+	up, ends := c.fs.o.Upkeep, 0
+	whole := func() (bool, error) {
+		n, done, err := up.Prune(ctx, p, pruneStep)
 		c.pruned(n)
 		if done {
 			ends++
 		}
 		return ends < 2, err
+	}
+	if c.steps == 0 {
+		return c.loop(ctx, whole)
+	}
+	err := c.loop(ctx, func() (bool, error) {
+		n, done, err := up.PruneRecent(ctx, p, pruneStep)
+		c.pruned(n)
+		return !done, err
 	})
+	for i := 0; i < sweepSteps && err == nil && c.rest(ctx); i++ {
+		_, err = whole()
+	}
+	return err
 }
 
 func (c *collector) pruned(n int) {
@@ -119,7 +135,9 @@ func (c *collector) orphans(ctx context.Context, p Retention) error {
 			}
 			fs.cache.attr(ino).drop(ino)
 			fs.nodes.forgotten.remove(ino)
-			c.res.Inodes++
+			if c.res.Inodes++; !c.rest(ctx) {
+				return false, ctx.Err()
+			}
 		}
 		return len(list) == orphanStep, nil
 	})

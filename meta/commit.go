@@ -2,6 +2,7 @@ package meta
 
 import (
 	"context"
+	"runtime"
 	"sync"
 )
 
@@ -14,7 +15,9 @@ import (
 //  2. Concurrent callers form a batch by themselves: the first one becomes the
 //     leader and commits on its own goroutine, so a single caller pays no
 //     hand-over and never waits for company; who arrives meanwhile queues up,
-//     and the first of them leads the next batch.
+//     and the first of them leads the next batch. A leader that follows a batch
+//     of several lets the goroutines that are ready to run go first: they are
+//     about to queue up too.
 //  3. The leader runs the rules one after the other on the newest state: the
 //     cache, overlaid with what earlier operations of the batch will make of
 //     it. So there is one winner per name, and what a rule saw cannot have
@@ -62,6 +65,7 @@ type queue struct {
 	mu      sync.Mutex
 	pending []*request // guarded by mu
 	leading bool       // guarded by mu
+	company bool       // written and read by the leader: the last batch had several
 }
 
 // Result is what a caller learns of its committed operation.
@@ -109,8 +113,12 @@ func (fs *FS) enqueue(ctx context.Context, r *request) {
 // lead commits one batch, in which own is the first, and hands leadership on.
 func (fs *FS) lead(ctx context.Context, own *request) {
 	q := &fs.queue
+	if q.company {
+		runtime.Gosched()
+	}
 	q.mu.Lock()
 	n := min(len(q.pending), maxBatch)
+	q.company = n > 1
 	batch := append([]*request(nil), q.pending[:n]...)
 	q.pending = append(q.pending[:0], q.pending[n:]...)
 	q.mu.Unlock()

@@ -403,6 +403,10 @@ func (s *fakeStore) Prune(_ context.Context, p Retention, _ int) (int, bool, err
 	return n, true, nil
 }
 
+func (s *fakeStore) PruneRecent(ctx context.Context, p Retention, limit int) (int, bool, error) {
+	return s.Prune(ctx, p, limit)
+}
+
 func (s *fakeStore) used() map[BlobID]bool {
 	used := map[BlobID]bool{}
 	for _, l := range s.extents {

@@ -152,9 +152,14 @@ type Upkeep interface {
 	Rewind(ctx context.Context, first Rev, now int64) (Rev, error)
 	// BlobsSince lists blobs first referred to after rev, with that revision.
 	BlobsSince(ctx context.Context, rev Rev, fn func(b Blob, first Rev) error) error
-	// Prune removes history rows that p does not protect, at most limit; done
-	// says that none is left.
+	// Prune removes history rows that p does not protect, about limit of them in
+	// several transactions. It goes on where the call before ended; done says
+	// that it came to the end of everything.
 	Prune(ctx context.Context, p Retention, limit int) (n int, done bool, err error)
+	// PruneRecent is Prune for what was done, or has become too old, since the
+	// call before: its cost follows what goes on, not what there is. done says
+	// that none is left.
+	PruneRecent(ctx context.Context, p Retention, limit int) (n int, done bool, err error)
 	// Condemn marks up to limit blobs that nothing refers to (P28) at time now.
 	Condemn(ctx context.Context, now int64, limit int) (n int, err error)
 	// Condemned lists blobs condemned before the given time.

@@ -232,6 +232,7 @@ func (d *daemon) startMount(socket string) (err error) {
 		return withCode(exitMount, err)
 	}
 	d.ended, d.detached = make(chan struct{}), make(chan struct{}, 1)
+	spareProcs()
 	go func() { d.mount.Serve(); close(d.ended) }()
 	if err := d.mount.WaitMount(); err != nil {
 		return withCode(exitMount, errors.Join(err, d.mount.Unmount(true)))

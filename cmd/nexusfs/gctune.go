@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"math"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -60,6 +61,22 @@ func tuneRuntime(ctx context.Context) {
 			t.look(sample[0].Value.Uint64(), sample[1].Value.Uint64())
 		}
 	}()
+}
+
+// sparedProcs is how many processors of Go's scheduler are left over when every
+// reader of requests is in a system call.
+const sparedProcs = 2
+
+// spareProcs lets more goroutines run than there are readers of requests, of
+// which go-fuse starts one per processor. A reader that waits in read(2) keeps
+// its processor until the scheduler's monitor takes it away, tens of
+// microseconds later; on a small machine a goroutine that was woken meanwhile,
+// the next leader of a commit, would find none. GOMAXPROCS of the environment
+// wins over it. Call it once the readers' number is settled.
+func spareProcs() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + sparedProcs)
+	}
 }
 
 // giveBack returns free memory. What sync.Pools hold outlives one collection,

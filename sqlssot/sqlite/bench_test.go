@@ -265,3 +265,34 @@ func BenchmarkCommitSync(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkChmod changes files all over a store of 50,000, so that commits
+// touch pages in no order, as they do in daily use.
+func BenchmarkChmod(b *testing.B) {
+	w := newWorld(b)
+	const files = 50_000
+	attrs := make([]meta.Attr, files)
+	for from := 0; from < files; from += 250 {
+		batch := make([]*meta.Change, 250)
+		for i := range batch {
+			batch[i] = w.create(false)
+		}
+		for i, o := range w.commit(batch...) {
+			a := batch[i].Inodes[0].After
+			a.Rev, a.ContentRev = o.Rev, o.Rev
+			attrs[from+i] = a
+		}
+	}
+	w.checkpoint()
+	measure(b, 4000, w.checkpoint, func(i int) {
+		before := &attrs[i*7919%files]
+		after := *before
+		after.Mode ^= 0o111
+		after.Ctime++
+		rec := meta.Record{Kind: meta.OpSetattr, Ino: after.Ino, Time: after.Ctime, Before: `{"mode":33188}`, After: `{"mode":33261}`,
+			Actor: meta.Actor{PID: 77, StartTime: 12345, Exe: "/usr/bin/chmod", Node: "node"}}
+		o := w.commit(&meta.Change{Record: rec, Inodes: []meta.InodeChange{{Before: before, After: after}}})
+		after.Rev = o[0].Rev
+		*before = after
+	})
+}

@@ -38,7 +38,7 @@ func (s *Store) Checkpoint(ctx context.Context) error {
 		s.ckpt = c
 	}
 	log, _, err := checkpoint(s.ckpt, "PASSIVE")
-	if err != nil || log*pageSize <= logBound {
+	if err != nil || log*s.pageSize <= logBound {
 		return classify("checkpoint", 0, "", err)
 	}
 	s.writeMu.Lock()
@@ -56,8 +56,6 @@ func (s *Store) Checkpoint(ctx context.Context) error {
 	}
 	return classify("checkpoint", 0, "", err)
 }
-
-const pageSize = 4096
 
 // checkpoint runs one and returns the frames of the log and how many of them
 // are in the database now.
@@ -114,7 +112,7 @@ const (
 	indexLag = 1 << 16
 	// indexChunk bounds the records of one transaction, so that commits wait
 	// little, and indexRun those of one call.
-	indexChunk = 512
+	indexChunk = 64
 	indexRun   = 1 << 15
 )
 

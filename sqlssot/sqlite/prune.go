@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 
@@ -46,9 +47,10 @@ func (l *limits) old() int64 { return min(l.cut, l.barrier) }
 //   - records: they are older than p.Before (p.Off: any), in whole batches; the
 //     chain head after them stays, sealed (P33).
 //
-// A call goes on where the last one ended, and ends when limit rows are removed
-// (one file's may be more), when it has visited pruneReach times as many, or
-// with done at the end of a sweep over everything.
+// What may go is looked for on a connection of its own; commits wait only
+// while rows are removed, a few at a time. A call goes on where the last one
+// ended, and ends when limit rows are removed, when it has visited pruneReach
+// files or rows, or with done at the end of a sweep over everything.
 func (s *Store) Prune(ctx context.Context, p meta.Retention, limit int) (n int, done bool, err error) {
 	if limit <= 0 {
 		return 0, false, meta.E("prune", 0, "", meta.KindInvalid, nil)
@@ -59,27 +61,88 @@ func (s *Store) Prune(ctx context.Context, p meta.Retention, limit int) (n int, 
 	if err != nil {
 		return 0, false, err
 	}
-	for visited := 0; n < limit && visited < limit*pruneReach; {
+	for visited := 0; n < limit && visited < pruneReach; {
 		if s.sweep.phase == sweepDone {
 			s.sweep = sweep{}
 			return n, true, nil
 		}
-		seen, removed, err := s.pruneStep(ctx, &l, min(limit-n, pruneChunk))
+		next := s.sweep
+		seen, removed, err := s.pruneStep(ctx, &l, &next)
 		if err != nil {
 			return n, false, err
 		}
+		s.sweep = next
 		n += removed
 		visited += max(seen, 1)
 	}
 	return n, false, nil
 }
 
-// pruneReach is how many rows or files a call may visit for each that it may
-// remove.
-const pruneReach = 64
+// PruneRecent implements meta.Upkeep: Prune, for what operations since the last
+// call have made superfluous and for what has become too old since then. Both
+// are found by the records: of what was done lately, and of the oldest that
+// are left.
+func (s *Store) PruneRecent(ctx context.Context, p meta.Retention, limit int) (n int, done bool, err error) {
+	if limit <= 0 {
+		return 0, false, meta.E("prune", 0, "", meta.KindInvalid, nil)
+	}
+	s.sweepMu.Lock()
+	defer s.sweepMu.Unlock()
+	l, err := s.limits(ctx, p)
+	if err != nil {
+		return 0, false, err
+	}
+	if n, done, err = s.pruneChanged(ctx, &l, limit); err != nil || !done || n >= limit {
+		return n, false, err
+	}
+	seen, removed, err := s.pruneRecords(ctx, &l)
+	return n + removed, seen == 0, err
+}
 
-// pruneChunk bounds what one transaction visits, so that commits wait little.
-const pruneChunk = 64
+// Limits of one step of pruning.
+const (
+	pruneReach   = 4096 // files or rows that one call looks at
+	pruneChunk   = 256  // of them at a time
+	pruneRows    = 256  // rows of one kind that one transaction removes
+	recentChunk  = 4096 // records read at a time
+	maxBatchRows = 1024 // more than the records of any one batch, so that a chunk always holds a whole one
+)
+
+// pruneChanged prunes the files whose content operations have changed since
+// the last call, up to the barrier.
+func (s *Store) pruneChanged(ctx context.Context, l *limits, limit int) (n int, done bool, err error) {
+	for n < limit {
+		var inos []int64
+		last, read := s.recent, 0
+		err := s.scan(ctx, "prune", 0, func(c *conn) error {
+			known := map[int64]bool{}
+			return c.each(`SELECT rev,ino,version>0 OR kind IN (?3,?4,?5,?6) FROM operation_records WHERE rev>?1 AND rev<=?2 ORDER BY rev`,
+				func(st *sqlite.Stmt) error {
+					if ino := st.ColumnInt64(1); st.ColumnInt64(2) != 0 && !known[ino] {
+						known[ino] = true
+						inos = append(inos, ino)
+					}
+					last = st.ColumnInt64(0)
+					if read++; read == recentChunk {
+						return errStop
+					}
+					return nil
+				}, s.recent, l.barrier, int64(meta.OpWriteStream), int64(meta.OpFallocate), int64(meta.OpCopyRange), int64(meta.OpTruncate))
+		})
+		if err != nil {
+			return n, false, err
+		}
+		removed, err := s.pruneInos(ctx, l, inos)
+		if n += removed; err != nil {
+			return n, false, err
+		}
+		s.recent = last
+		if read < recentChunk {
+			return n, true, nil
+		}
+	}
+	return n, false, nil
+}
 
 // limits finds the revisions that a policy means.
 func (s *Store) limits(ctx context.Context, p meta.Retention) (l limits, err error) {
@@ -125,24 +188,18 @@ func (s *Store) revBefore(c *conn, t int64) (int64, error) {
 	return lo, err
 }
 
-// pruneStep does one chunk in one transaction.
-func (s *Store) pruneStep(ctx context.Context, l *limits, chunk int) (seen, removed int, err error) {
-	next := s.sweep
-	err = s.update(ctx, "prune", func(w *conn) error {
-		switch next.phase {
-		case sweepFiles:
-			seen, removed, err = s.pruneFiles(w, l, &next, chunk)
-		case sweepNames:
-			seen, removed, err = s.pruneNames(w, l, &next, chunk)
-		case sweepXattrs:
-			seen, removed, err = s.pruneXattrs(w, l, &next, chunk)
-		case sweepRecords:
-			seen, removed, err = s.pruneRecords(w, l, &next, chunk)
-		}
-		return err
-	})
-	if err == nil {
-		s.sweep = next
+// pruneStep does one chunk of a sweep.
+func (s *Store) pruneStep(ctx context.Context, l *limits, next *sweep) (seen, removed int, err error) {
+	switch next.phase {
+	case sweepFiles:
+		return s.pruneFiles(ctx, l, next)
+	case sweepNames:
+		return s.pruneNames(ctx, l, next)
+	case sweepXattrs:
+		return s.pruneXattrs(ctx, l, next)
+	}
+	if seen, removed, err = s.pruneRecords(ctx, l); seen == 0 {
+		next.advance()
 	}
 	return seen, removed, err
 }
@@ -150,178 +207,318 @@ func (s *Store) pruneStep(ctx context.Context, l *limits, chunk int) (seen, remo
 // advance begins the next phase.
 func (w *sweep) advance() { *w = sweep{phase: w.phase + 1} }
 
-// pruneFiles visits up to chunk files that have history.
-func (s *Store) pruneFiles(w *conn, l *limits, sw *sweep, chunk int) (seen, removed int, err error) {
+// pruneFiles visits up to pruneChunk files that have history.
+func (s *Store) pruneFiles(ctx context.Context, l *limits, sw *sweep) (seen, removed int, err error) {
 	if sw.ino == 0 {
 		sw.ino = s.base
 	}
-	for seen < chunk {
-		ino, err := w.number(`SELECT min(x) FROM (
-			SELECT min(ino) AS x FROM version_rows WHERE ino>?1 AND ino<=?2 UNION ALL
-			SELECT min(ino) FROM extent_history WHERE ino>?1 AND ino<=?2 UNION ALL
-			SELECT min(ino) FROM inode_history WHERE ino>?1 AND ino<=?2)`, sw.ino, s.base|keyMask)
-		if err != nil {
-			return seen, removed, err
+	var inos []int64
+	err = s.scan(ctx, "prune", 0, func(c *conn) error {
+		for at := sw.ino; len(inos) < pruneChunk; inos = append(inos, at) {
+			at, err = c.number(`SELECT min(x) FROM (
+				SELECT min(ino) AS x FROM version_rows WHERE ino>?1 AND ino<=?2 UNION ALL
+				SELECT min(ino) FROM extent_history WHERE ino>?1 AND ino<=?2 UNION ALL
+				SELECT min(ino) FROM inode_history WHERE ino>?1 AND ino<=?2)`, at, s.base|keyMask)
+			if err != nil || at == 0 {
+				return err
+			}
 		}
-		if ino == 0 {
-			sw.advance()
-			return seen, removed, nil
-		}
-		n, err := s.pruneFile(w, l, ino)
-		if err != nil {
-			return seen, removed, err
-		}
-		sw.ino = ino
-		seen++
-		removed += n
-		seen += n / 8 // a file with much to remove counts for more
+		return nil
+	})
+	if err != nil {
+		return 0, 0, err
 	}
-	return seen, removed, nil
+	if len(inos) == 0 {
+		sw.advance()
+		return 0, 0, nil
+	}
+	sw.ino = inos[len(inos)-1]
+	removed, err = s.pruneInos(ctx, l, inos)
+	return len(inos), removed, err
 }
 
-// PruneInode prunes the history of one inode as Prune does; limit is ignored,
-// for one file is one transaction.
+// PruneInode prunes the history of one inode as Prune does.
 func (s *Store) PruneInode(ctx context.Context, ino meta.Ino, p meta.Retention, limit int) (n int, done bool, err error) {
 	l, err := s.limits(ctx, p)
 	if err != nil {
 		return 0, false, err
 	}
-	err = s.update(ctx, "prune", func(w *conn) error {
-		n, err = s.pruneFile(w, &l, s.k(int64(ino)))
-		return err
-	})
+	n, err = s.pruneInos(ctx, &l, []int64{s.k(int64(ino))})
 	return n, true, err
 }
 
-// pruneFile removes what one file need not keep.
-func (s *Store) pruneFile(w *conn, l *limits, ino int64) (removed int, err error) {
-	keep := int64(math.MaxInt32)
+// What may go of one file: ?1 its number, ?2 what no recovery needs, ?3 what is
+// too old, ?4 versions that stay.
+const (
+	goneVersions = ` FROM version_rows WHERE ino=?1 AND rev<=?2
+		AND n<(SELECT max(n) FROM version_rows WHERE ino=?1)
+		AND (rev<=?3 OR n<=(SELECT n FROM version_rows WHERE ino=?1 ORDER BY n DESC LIMIT 1 OFFSET ?4))`
+	goneImages = ` FROM inode_history WHERE ino=?1 AND "end"<=?2 AND "end"<=?3
+		AND NOT EXISTS (SELECT 1 FROM version_rows v WHERE v.ino=?1 AND v.rev>=inode_history.rev AND v.rev<inode_history."end")
+		AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.ino=?1 AND i.version=1 AND i.content_rev>=inode_history.rev AND i.content_rev<inode_history."end")`
+	goneBytes = ` FROM extent_history WHERE ino=?1 AND "end"<=?2
+		AND NOT EXISTS (SELECT 1 FROM version_rows v WHERE v.ino=?1 AND v.rev>=extent_history.begin AND v.rev<extent_history."end")`
+)
+
+// keep is how many versions of a file may stay.
+func (l *limits) keep() int64 {
 	switch {
 	case l.Off:
-		keep = 1
+		return 1
 	case l.Versions > 0:
-		keep = int64(l.Versions)
+		return int64(l.Versions)
 	}
-	steps := []struct {
-		sql  string
-		args []any
-	}{
-		{`DELETE FROM version_rows WHERE ino=?1 AND rev<=?2
-			AND n<(SELECT max(n) FROM version_rows WHERE ino=?1)
-			AND (rev<=?3 OR n<=(SELECT n FROM version_rows WHERE ino=?1 ORDER BY n DESC LIMIT 1 OFFSET ?4))`,
-			[]any{ino, l.barrier, l.cut, keep}},
-		{`DELETE FROM inode_history WHERE ino=?1 AND "end"<=?2
-			AND NOT EXISTS (SELECT 1 FROM version_rows v WHERE v.ino=?1 AND v.rev>=inode_history.rev AND v.rev<inode_history."end")
-			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.ino=?1 AND i.version=1 AND i.content_rev>=inode_history.rev AND i.content_rev<inode_history."end")`,
-			[]any{ino, l.old()}},
-	}
-	for _, st := range steps {
-		if err := w.script(st.sql, st.args...); err != nil {
+	return math.MaxInt32
+}
+
+// pruneInos removes what these files need not keep. It looks first, so that
+// commits wait only for files that have something to remove.
+func (s *Store) pruneInos(ctx context.Context, l *limits, inos []int64) (removed int, err error) {
+	for len(inos) > 0 {
+		var todo []int64
+		some := inos[:min(len(inos), pruneChunk)]
+		inos = inos[len(some):]
+		err = s.scan(ctx, "prune", 0, func(c *conn) error {
+			for _, ino := range some {
+				n, err := c.number(`SELECT EXISTS (SELECT 1`+goneVersions+`) OR EXISTS (SELECT 1`+goneImages+`) OR EXISTS (SELECT 1`+goneBytes+`)`,
+					ino, l.barrier, l.cut, l.keep())
+				if err != nil {
+					return err
+				}
+				if n != 0 {
+					todo = append(todo, ino)
+				}
+			}
+			return nil
+		})
+		if err != nil {
 			return removed, err
 		}
-		removed += w.Changes()
+		for _, ino := range todo {
+			for more := true; more; {
+				n := 0
+				if err = s.update(ctx, "prune", func(w *conn) error {
+					n, more, err = s.pruneFile(w, l, ino)
+					return err
+				}); err != nil {
+					return removed, err
+				}
+				removed += n
+			}
+		}
 	}
-	refs, bytes := refDeltas{}, int64(0)
-	err = w.each(`DELETE FROM extent_history WHERE ino=?1 AND "end"<=?2
-		AND NOT EXISTS (SELECT 1 FROM version_rows v WHERE v.ino=?1 AND v.rev>=extent_history.begin AND v.rev<extent_history."end")
-		RETURNING blob,len`, func(st *sqlite.Stmt) error {
-		refs[st.ColumnInt64(0)]--
-		bytes += st.ColumnInt64(1)
-		removed++
-		return nil
-	}, ino, l.barrier)
+	return removed, nil
+}
+
+// pruneFile removes up to pruneRows rows of each kind that one file need not keep.
+func (s *Store) pruneFile(w *conn, l *limits, ino int64) (removed int, more bool, err error) {
+	for _, t := range []struct{ table, key, gone string }{{"version_rows", "ino,n", goneVersions}, {"inode_history", `ino,"end"`, goneImages}} {
+		if err := w.script("DELETE FROM "+t.table+" WHERE ("+t.key+") IN (SELECT "+t.key+t.gone+" LIMIT ?5)",
+			ino, l.barrier, l.cut, l.keep(), pruneRows); err != nil {
+			return removed, false, err
+		}
+		removed += w.Changes()
+		more = more || w.Changes() == pruneRows
+	}
+	refs, bytes, n := refDeltas{}, int64(0), 0
+	err = w.each(`DELETE FROM extent_history WHERE (ino,off,"end") IN (SELECT ino,off,"end"`+goneBytes+` LIMIT ?5) RETURNING blob,len`,
+		func(st *sqlite.Stmt) error {
+			refs[st.ColumnInt64(0)]--
+			bytes += st.ColumnInt64(1)
+			n++
+			return nil
+		}, ino, l.barrier, l.cut, l.keep(), pruneRows)
 	if err == nil {
 		err = refs.apply(w)
 	}
 	if err == nil && bytes > 0 {
 		err = w.script("UPDATE counters SET history=history-? WHERE zone=? AND kind=0 AND id=0", bytes, s.zone)
 	}
-	return removed, err
+	return removed + n, more || n == pruneRows, err
 }
 
-// pruneNames visits up to chunk ended names.
-func (s *Store) pruneNames(w *conn, l *limits, sw *sweep, chunk int) (seen, removed int, err error) {
+// pruneNames visits up to pruneChunk ended names.
+func (s *Store) pruneNames(ctx context.Context, l *limits, sw *sweep) (seen, removed int, err error) {
 	if sw.name == nil {
 		sw.ino, sw.name = s.base, []byte{}
 	}
-	from := *sw
-	err = w.each(`SELECT parent,cookie,name,"end" FROM dentry_history WHERE (parent,cookie,name,"end")>(?,?,?,?) AND parent<=?
-		ORDER BY parent,cookie,name,"end" LIMIT ?`, func(st *sqlite.Stmt) error {
-		sw.ino, sw.cookie, sw.name, sw.end = st.ColumnInt64(0), st.ColumnInt64(1), colBytes(st, 2), st.ColumnInt64(3)
-		seen++
-		return nil
-	}, from.ino, from.cookie, from.name, from.end, s.base|keyMask, chunk)
-	if err != nil {
+	from, gone := *sw, 0
+	err = s.scan(ctx, "prune", 0, func(c *conn) error {
+		return c.each(`SELECT parent,cookie,name,"end" FROM dentry_history WHERE (parent,cookie,name,"end")>(?,?,?,?) AND parent<=?
+			ORDER BY parent,cookie,name,"end"`, func(st *sqlite.Stmt) error {
+			sw.ino, sw.cookie, sw.name, sw.end = st.ColumnInt64(0), st.ColumnInt64(1), colBytes(st, 2), st.ColumnInt64(3)
+			if sw.end <= l.old() {
+				gone++
+			}
+			if seen++; seen == pruneChunk {
+				return errStop
+			}
+			return nil
+		}, from.ino, from.cookie, from.name, from.end, s.base|keyMask)
+	})
+	if err != nil || seen == 0 {
+		sw.advance()
 		return 0, 0, err
 	}
-	if seen == 0 {
-		sw.advance()
-		return 0, 0, nil
+	if gone == 0 {
+		return seen, 0, nil
 	}
-	err = w.script(`DELETE FROM dentry_history WHERE (parent,cookie,name,"end")>(?,?,?,?) AND (parent,cookie,name,"end")<=(?,?,?,?) AND "end"<=?`,
-		from.ino, from.cookie, from.name, from.end, sw.ino, sw.cookie, sw.name, sw.end, l.old())
-	return seen, w.Changes(), err
+	err = s.update(ctx, "prune", func(w *conn) error {
+		err := w.script(`DELETE FROM dentry_history WHERE (parent,cookie,name,"end")>(?,?,?,?) AND (parent,cookie,name,"end")<=(?,?,?,?) AND "end"<=?`,
+			from.ino, from.cookie, from.name, from.end, sw.ino, sw.cookie, sw.name, sw.end, l.old())
+		removed = w.Changes()
+		return err
+	})
+	return seen, removed, err
 }
 
-// pruneXattrs visits up to chunk ended attributes.
-func (s *Store) pruneXattrs(w *conn, l *limits, sw *sweep, chunk int) (seen, removed int, err error) {
+// pruneXattrs visits up to pruneChunk ended attributes.
+func (s *Store) pruneXattrs(ctx context.Context, l *limits, sw *sweep) (seen, removed int, err error) {
 	if sw.name == nil {
 		sw.ino, sw.name = s.base, []byte{}
 	}
-	from := *sw
-	err = w.each(`SELECT ino,name,"end" FROM xattr_history WHERE (ino,name,"end")>(?,?,?) AND ino<=?
-		ORDER BY ino,name,"end" LIMIT ?`, func(st *sqlite.Stmt) error {
-		sw.ino, sw.name, sw.end = st.ColumnInt64(0), colBytes(st, 1), st.ColumnInt64(2)
-		seen++
-		return nil
-	}, from.ino, from.name, from.end, s.base|keyMask, chunk)
-	if err != nil {
+	from, gone := *sw, 0
+	err = s.scan(ctx, "prune", 0, func(c *conn) error {
+		return c.each(`SELECT ino,name,"end" FROM xattr_history WHERE (ino,name,"end")>(?,?,?) AND ino<=?
+			ORDER BY ino,name,"end"`, func(st *sqlite.Stmt) error {
+			sw.ino, sw.name, sw.end = st.ColumnInt64(0), colBytes(st, 1), st.ColumnInt64(2)
+			if sw.end <= l.old() {
+				gone++
+			}
+			if seen++; seen == pruneChunk {
+				return errStop
+			}
+			return nil
+		}, from.ino, from.name, from.end, s.base|keyMask)
+	})
+	if err != nil || seen == 0 {
+		sw.advance()
 		return 0, 0, err
 	}
-	if seen == 0 {
-		sw.advance()
-		return 0, 0, nil
+	if gone == 0 {
+		return seen, 0, nil
 	}
-	err = w.script(`DELETE FROM xattr_history WHERE (ino,name,"end")>(?,?,?) AND (ino,name,"end")<=(?,?,?) AND "end"<=?`,
-		from.ino, from.name, from.end, sw.ino, sw.name, sw.end, l.old())
-	return seen, w.Changes(), err
+	err = s.update(ctx, "prune", func(w *conn) error {
+		err := w.script(`DELETE FROM xattr_history WHERE (ino,name,"end")>(?,?,?) AND (ino,name,"end")<=(?,?,?) AND "end"<=?`,
+			from.ino, from.name, from.end, sw.ino, sw.name, sw.end, l.old())
+		removed = w.Changes()
+		return err
+	})
+	return seen, removed, err
 }
 
-// pruneRecords removes up to chunk of the oldest records, in whole batches,
-// and keeps the chain head after them.
-func (s *Store) pruneRecords(w *conn, l *limits, sw *sweep, chunk int) (seen, removed int, err error) {
-	var upto int64
-	var head []byte
-	err = w.each(`SELECT rev,head FROM operation_records WHERE rev>?1 AND rev<=?2 AND rev<=coalesce(
-			(SELECT rev FROM operation_records WHERE rev>?1 ORDER BY rev LIMIT 1 OFFSET ?3),?2) AND head IS NOT NULL
-		ORDER BY rev DESC LIMIT 1`, func(st *sqlite.Stmt) error {
-		upto, head = st.ColumnInt64(0), colBytes(st, 1)
-		return nil
-	}, s.base, min(l.old(), s.base|s.head.rev-1), max(chunk, maxBatchRows))
-	if err != nil || upto == 0 {
-		sw.advance()
+// oldRecords is a chunk of the oldest records, in whole batches, and the
+// history that their operations began.
+type oldRecords struct {
+	upto   int64  // the last one's revision
+	head   []byte // the chain head there
+	inos   []int64
+	names  []oldName
+	xattrs bool // some of the files have attributes that ended
+}
+
+type oldName struct {
+	parent int64
+	name   string
+}
+
+// findOldRecords finds the chunk that may go next; upto is 0 when there is none.
+func (s *Store) findOldRecords(ctx context.Context, l *limits) (o oldRecords, err error) {
+	s.writeMu.Lock()
+	newest := min(l.old(), s.base|s.head.rev-1)
+	s.writeMu.Unlock()
+	err = s.scan(ctx, "prune", 0, func(c *conn) error {
+		read := 0
+		err := c.each(`SELECT rev,head FROM operation_records WHERE rev>? AND rev<=? ORDER BY rev`, func(st *sqlite.Stmt) error {
+			if h := colBytes(st, 1); h != nil {
+				o.upto, o.head = st.ColumnInt64(0), h
+			}
+			if read++; read >= pruneChunk && o.upto != 0 || read == maxBatchRows {
+				return errStop
+			}
+			return nil
+		}, s.base, newest)
+		if err != nil && !errors.Is(err, errStop) || o.upto == 0 {
+			return err
+		}
+		if err := c.each(`SELECT ino FROM operation_records WHERE rev>?1 AND rev<=?2 UNION
+			SELECT before->>'$.replaced'|?1 FROM operation_records WHERE rev>?1 AND rev<=?2 AND kind IN (?3,?4) AND before->>'$.replaced'>0`,
+			func(st *sqlite.Stmt) error {
+				o.inos = append(o.inos, st.ColumnInt64(0))
+				return nil
+			}, s.base, o.upto, int64(meta.OpRename), int64(meta.OpExchange)); err != nil {
+			return err
+		}
+		if err := c.each(`SELECT parent,name FROM operation_records WHERE rev>?1 AND rev<=?2 AND kind IN (?3,?4,?5,?6) UNION
+			SELECT new_parent,new_name FROM operation_records WHERE rev>?1 AND rev<=?2 AND kind IN (?3,?4)`, func(st *sqlite.Stmt) error {
+			o.names = append(o.names, oldName{st.ColumnInt64(0), colString(st, 1)})
+			return nil
+		}, s.base, o.upto, int64(meta.OpRename), int64(meta.OpExchange), int64(meta.OpUnlink), int64(meta.OpRmdir)); err != nil {
+			return err
+		}
+		n, err := c.number(`SELECT EXISTS (SELECT 1 FROM xattr_history WHERE "end"<=?2 AND
+			ino IN (SELECT ino FROM operation_records WHERE rev>?1 AND rev<=?2))`, s.base, o.upto)
+		o.xattrs = n != 0
+		return err
+	})
+	return o, err
+}
+
+// pruneRecords removes a chunk of the oldest records with the history that
+// their operations began, and keeps the chain head after them. It returns
+// nothing seen when none may go.
+func (s *Store) pruneRecords(ctx context.Context, l *limits) (seen, removed int, err error) {
+	o, err := s.findOldRecords(ctx, l)
+	if err != nil || o.upto == 0 {
 		return 0, 0, err
 	}
-	if err := s.unindex(w, s.base, upto); err != nil {
-		return 0, 0, err
+	if removed, err = s.pruneInos(ctx, l, o.inos); err != nil {
+		return 0, removed, err
 	}
-	if err := w.script("DELETE FROM late_answers WHERE rev>? AND rev<=?", s.base, upto); err != nil {
-		return 0, 0, err
+	for names := range slices.Chunk(o.names, pruneRows/4) {
+		if err := s.update(ctx, "prune", func(w *conn) error {
+			for _, n := range names {
+				if err := w.script(`DELETE FROM dentry_history WHERE parent=? AND cookie=? AND name=? AND "end"<=?`,
+					n.parent, int64(meta.NameCookie(n.name)), []byte(n.name), o.upto); err != nil {
+					return err
+				}
+				removed += w.Changes()
+			}
+			return nil
+		}); err != nil {
+			return 0, removed, err
+		}
 	}
-	if err := w.script("DELETE FROM operation_records WHERE rev>? AND rev<=?", s.base, upto); err != nil {
-		return 0, 0, err
+	err = s.update(ctx, "prune", func(w *conn) error {
+		seen, err = s.removeRecords(w, &o)
+		return err
+	})
+	return seen, removed + seen, err
+}
+
+// removeRecords removes the records and what belongs to them alone.
+func (s *Store) removeRecords(w *conn, o *oldRecords) (removed int, err error) {
+	if o.xattrs {
+		if err := w.script(`DELETE FROM xattr_history WHERE "end"<=?2 AND
+			ino IN (SELECT ino FROM operation_records WHERE rev>?1 AND rev<=?2)`, s.base, o.upto); err != nil {
+			return 0, err
+		}
+	}
+	if err := s.unindex(w, s.base, o.upto); err != nil {
+		return 0, err
+	}
+	if err := w.script("DELETE FROM late_answers WHERE rev>? AND rev<=?", s.base, o.upto); err != nil {
+		return 0, err
+	}
+	if err := w.script("DELETE FROM operation_records WHERE rev>? AND rev<=?", s.base, o.upto); err != nil {
+		return 0, err
 	}
 	removed = w.Changes()
 	if err := w.script("DELETE FROM chain_seals WHERE rev BETWEEN ? AND ?", s.base, s.base|keyMask); err != nil {
-		return 0, 0, err
+		return removed, err
 	}
-	err = w.script("INSERT INTO chain_seals(rev,head,time) VALUES(?,?,?)", upto, head, s.now().UnixNano())
-	return removed, removed, err
+	return removed, w.script("INSERT INTO chain_seals(rev,head,time) VALUES(?,?,?)", o.upto, o.head, s.now().UnixNano())
 }
-
-// maxBatchRows is more than the records of any one batch, so that a chunk
-// always holds a whole one.
-const maxBatchRows = 1024
 
 // unindex removes the index entries of records in (from, to].
 func (s *Store) unindex(w *conn, from, to int64) error {
@@ -358,7 +555,7 @@ func (s *Store) Orphans(ctx context.Context, p meta.Retention, limit int) (out [
 }
 
 // dropChunk bounds the rows that one transaction of DropInode removes.
-const dropChunk = 2000
+const dropChunk = 512
 
 // DropInode implements meta.Upkeep. It removes an inode without names with
 // everything that belongs to it, in several transactions when that is much;

@@ -131,8 +131,8 @@ func (s *Store) List(ctx context.Context, dir meta.Ino, after uint64, limit int,
 		parent := s.k(int64(dir))
 		err := c.query(page, func(st *sqlite.Stmt) bool {
 			buf = append(buf, scanEntry(st, attrs))
-			return true
-		}, parent, int64(after), int64(limit))
+			return len(buf)-start < limit
+		}, parent, int64(after))
 		if err == nil && len(buf)-start >= limit {
 			var st *sqlite.Stmt
 			if st, err = c.stmt(rest); err == nil {
@@ -205,6 +205,9 @@ func (s *Store) Xattrs(ctx context.Context, ino meta.Ino) (names []string, err e
 
 // Extents implements meta.Store.
 func (s *Store) Extents(ctx context.Context, ino meta.Ino, off, end int64, limit int, inline bool) (out []meta.Extent, err error) {
+	if limit <= 0 {
+		return nil, interrupted(ctx, "extents")
+	}
 	data := int64(0)
 	if inline {
 		data = 1
@@ -212,8 +215,8 @@ func (s *Store) Extents(ctx context.Context, ino meta.Ino, off, end int64, limit
 	err = s.read(ctx, "extents", ino, "", func(c *conn) error {
 		return c.query(stExtents, func(st *sqlite.Stmt) bool {
 			out = append(out, scanExtent(st))
-			return true
-		}, s.k(int64(ino)), off, end, int64(limit), data)
+			return len(out) < limit
+		}, s.k(int64(ino)), off, end, data)
 	})
 	return out, err
 }

@@ -83,6 +83,9 @@ const updateInode = `UPDATE inodes SET mode=?2,uid=?3,gid=?4,nlink=?5,rdev=?6,fl
 	ctime=?11,rev=?12,content_rev=?13,version=?14,bytes=bytes+?15,
 	parent=coalesce(?16,parent),cookie=coalesce(?17,cookie) WHERE ino=?1`
 
+// A LIMIT that is a parameter makes SQLite prepare the statement anew whenever
+// the parameter changes (it looks at its value when it plans), which costs more
+// than most reads: callers stop stepping instead.
 var statements = [stmtCount]string{
 	stBegin:      `BEGIN IMMEDIATE`,
 	stBeginRead:  `BEGIN`,
@@ -96,19 +99,19 @@ var statements = [stmtCount]string{
 	stLookup: `SELECT ` + joinedAttrCols + ` FROM dentries d CROSS JOIN inodes i ON i.ino=d.ino
 		WHERE d.parent=?1 AND d.cookie=?2 AND d.name=?3`,
 	stTarget: `SELECT target FROM inodes WHERE ino=?1 AND mode & 61440 = 40960`,
-	stList:   `SELECT cookie,name,ino,type FROM dentries WHERE parent=?1 AND cookie>?2 ORDER BY cookie LIMIT ?3`,
+	stList:   `SELECT cookie,name,ino,type FROM dentries WHERE parent=?1 AND cookie>?2 ORDER BY cookie`,
 	stListCookie: `SELECT cookie,name,ino,type FROM dentries WHERE parent=?1 AND cookie=?2 AND name>?3
 		ORDER BY name`,
 	stListAttrs: `SELECT d.cookie,d.name,` + joinedAttrCols + ` FROM dentries d CROSS JOIN inodes i ON i.ino=d.ino
-		WHERE d.parent=?1 AND d.cookie>?2 ORDER BY d.cookie LIMIT ?3`,
+		WHERE d.parent=?1 AND d.cookie>?2 ORDER BY d.cookie`,
 	stListAttrsCookie: `SELECT d.cookie,d.name,` + joinedAttrCols + ` FROM dentries d CROSS JOIN inodes i ON i.ino=d.ino
 		WHERE d.parent=?1 AND d.cookie=?2 AND d.name>?3 ORDER BY d.name`,
 	stXattr:      `SELECT value FROM xattrs WHERE ino=?1 AND name=?2`,
 	stXattrNames: `SELECT name FROM xattrs WHERE ino=?1 ORDER BY name`,
-	stExtents: `SELECT ` + extentCols + `, CASE WHEN ?5 THEN b.data END FROM extents e CROSS JOIN blobs b ON b.blob=e.blob
+	stExtents: `SELECT ` + extentCols + `, CASE WHEN ?4 THEN b.data END FROM extents e CROSS JOIN blobs b ON b.blob=e.blob
 		WHERE e.ino=?1 AND e.off<?3 AND e.off+e.len>?2
 		AND e.off>=coalesce((SELECT max(off) FROM extents WHERE ino=?1 AND off<=?2), ?2)
-		ORDER BY e.off LIMIT ?4`,
+		ORDER BY e.off`,
 	stBlob:  `SELECT size,place,segment,offset FROM blobs WHERE zone=?1 AND id=?2 AND condemned IS NULL`,
 	stHead:  `SELECT c.rev,c.head,c.barrier,c.reserved,z.epoch,c.sessions FROM counters c CROSS JOIN zones z ON z.zone=c.zone WHERE c.zone=?1 AND c.kind=0 AND c.id=0`,
 	stUsage: `SELECT inodes,bytes,history FROM counters WHERE zone=?1 AND kind=0 AND id=0`,

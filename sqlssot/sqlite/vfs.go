@@ -30,7 +30,9 @@ const (
 	frameHeader = 24
 	// gatherMax bounds the bytes of one transaction that are held back. SQLite's
 	// unix VFS writes at most 128 KiB - 1 at once.
-	gatherMax = 31 * (pageSize + frameHeader)
+	gatherMax = 126 << 10
+	// pageMax is SQLite's largest page.
+	pageMax = 64 << 10
 )
 
 var registerVFS = sync.OnceValue(func() error {
@@ -96,7 +98,8 @@ type walFile struct {
 	buf     []byte  // over mem
 	start   int64   // where buf belongs
 	next    int64   // where the next appended frame begins
-	commit  bool    // the last header in buf ends a transaction
+	inFrame bool    // a header without its page ends buf
+	commit  bool    // that header, or the last one, ends a transaction
 }
 
 // walFiles finds the state of an open log by its C struct.
@@ -134,9 +137,8 @@ func vfsOpen(tls *libc.TLS, _, name, file uintptr, flags int32, out uintptr) int
 func walWrite(tls *libc.TLS, file, buf uintptr, n int32, off int64) int32 {
 	w := walOf(file)
 	data := bytesAt(buf, n)
-	inFrame := len(w.buf)%(frameHeader+pageSize) == frameHeader
 	switch {
-	case off == w.next && n == frameHeader && !inFrame:
+	case off == w.next && n == frameHeader && !w.inFrame:
 		if w.mem == 0 {
 			if w.mem = libc.Xmalloc(tls, gatherMax); w.mem == 0 {
 				return lib.SQLITE_NOMEM
@@ -147,13 +149,15 @@ func walWrite(tls *libc.TLS, file, buf uintptr, n int32, off int64) int32 {
 			w.start = off
 		}
 		w.buf = append(w.buf, data...)
+		w.inFrame = true
 		w.commit = data[4]|data[5]|data[6]|data[7] != 0 // size of the database, on the last frame only
 		w.next = off + int64(n)
 		return lib.SQLITE_OK
-	case off == w.next && n == pageSize && inFrame:
+	case off == w.next && w.inFrame && int(n) <= pageMax:
 		w.buf = append(w.buf, data...)
+		w.inFrame = false
 		w.next = off + int64(n)
-		if w.commit || len(w.buf) >= gatherMax {
+		if w.commit || len(w.buf)+frameHeader+int(n) > gatherMax {
 			return w.flush(tls, file)
 		}
 		return lib.SQLITE_OK
@@ -175,7 +179,7 @@ func (w *walFile) flush(tls *libc.TLS, file uintptr) int32 {
 		return lib.SQLITE_OK
 	}
 	rc := call[ioFunc](w.base.FxWrite)(tls, file, w.mem, int32(len(w.buf)), w.start)
-	w.buf, w.commit = w.buf[:0], false
+	w.buf, w.inFrame, w.commit = w.buf[:0], false, false
 	if rc != lib.SQLITE_OK {
 		w.next = -1
 	}

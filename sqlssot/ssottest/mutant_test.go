@@ -192,6 +192,7 @@ var mutants = map[string]func(ssottest.Store) ssottest.Store{
 	"rewind keeps one":                         func(s ssottest.Store) ssottest.Store { return rewindKeepsOne{s} },
 	"prune takes too much":                     func(s ssottest.Store) ssottest.Store { return prunesTooMuch{s} },
 	"prune takes nothing":                      func(s ssottest.Store) ssottest.Store { return prunesNothing{s} },
+	"recent pruning takes nothing":             func(s ssottest.Store) ssottest.Store { return forgetsRecent{s} },
 	"listing loses collisions at a page's end": func(s ssottest.Store) ssottest.Store { return shortLists{s} },
 	"verify is blind":                          func(s ssottest.Store) ssottest.Store { return blind{s} },
 	"condemned stays usable":                   func(s ssottest.Store) ssottest.Store { return neverCondemns{s} },
@@ -275,9 +276,20 @@ func (m prunesTooMuch) Prune(ctx context.Context, p meta.Retention, limit int) (
 	return m.Store.Prune(ctx, p, limit)
 }
 
+func (m prunesTooMuch) PruneRecent(ctx context.Context, p meta.Retention, limit int) (int, bool, error) {
+	p.Versions, p.Barrier = 1, 1<<40
+	return m.Store.PruneRecent(ctx, p, limit)
+}
+
 type prunesNothing struct{ ssottest.Store }
 
 func (m prunesNothing) Prune(context.Context, meta.Retention, int) (int, bool, error) {
+	return 0, true, nil
+}
+
+type forgetsRecent struct{ ssottest.Store }
+
+func (m forgetsRecent) PruneRecent(context.Context, meta.Retention, int) (int, bool, error) {
 	return 0, true, nil
 }
 

@@ -15,6 +15,7 @@ var upkeepCases = []Case{
 	{"PruneKeepsForRecovery", pruneKeepsForRecovery},
 	{"PruneModel", pruneModel},
 	{"PruneOff", pruneOff},
+	{"PruneRecent", pruneRecent},
 	{"Orphans", orphans},
 	{"Collection", collection},
 	{"Move", move},
@@ -182,6 +183,50 @@ func pruneModel(tb testing.TB, f Factory) {
 			w.rewind(p.Barrier + 1)
 			w.verify()
 		}
+	})
+}
+
+// pruneRecent: called again and again under one policy, it leaves a sweep over
+// everything nothing to do, and keeps what a sweep keeps.
+func pruneRecent(tb testing.TB, f Factory) {
+	db, n := f(tb), 0
+	rapid.Check(tb, func(t *rapid.T) {
+		n++
+		w := openWorld(t, db.Zone(tb, fmt.Sprintf("zone%d", n)))
+		defer w.s.Close()
+		p := meta.Retention{Off: rapid.Bool().Draw(t, "off"), Versions: rapid.IntRange(0, 3).Draw(t, "versions")}
+		ago := int64(-1)
+		if rapid.Bool().Draw(t, "age") {
+			ago = rapid.Int64Range(0, 20).Draw(t, "ago") * 1_000_000
+		}
+		for last := rapid.IntRange(0, 3).Draw(t, "rounds"); last >= 0; last-- {
+			for range rapid.IntRange(1, 15).Draw(t, "steps") {
+				drawStep(t, w)
+			}
+			w.must(w.create(1, fmt.Sprint("round", w.now.rev))) // the newest record always stays, with what it ended
+			if p.Barrier = w.now.rev; ago >= 0 {
+				p.Before = w.clock - ago
+			}
+			if ago >= 0 && last == 0 {
+				p.Before = w.clock + 1 // not in the middle of a batch, whose records go together
+			}
+			for done := false; !done; {
+				var err error
+				_, done, err = w.s.PruneRecent(ctx, p, 3)
+				w.ok(err)
+			}
+		}
+		if left := prunes(w, p); left != 0 {
+			t.Fatalf("a sweep finds %d rows more", left)
+		}
+		for _, ino := range w.now.inos() {
+			if node := w.now.nodes[ino]; node.attr.IsRegular() {
+				if got := w.kept(ino); len(got) == 0 || got[len(got)-1] != node.attr.Version {
+					t.Fatalf("kept versions %v, the newest is %d", got, node.attr.Version)
+				}
+			}
+		}
+		w.verify()
 	})
 }
 

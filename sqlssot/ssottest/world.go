@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -352,7 +353,8 @@ func (w *world) commit(changes ...*meta.Change) []meta.Outcome {
 }
 
 // dirTimes puts into each record the times that its directories have before
-// it, what earlier changes of the batch do to them included.
+// it, what earlier changes of the batch do to them included, and what it
+// replaces.
 func (w *world) dirTimes(changes []*meta.Change) {
 	st := w.now
 	for _, c := range changes {
@@ -361,6 +363,9 @@ func (w *world) dirTimes(changes []*meta.Change) {
 			r.Before = "{" + times("p", from.attr) + "}"
 			if to := st.nodes[r.NewParent]; to != nil && r.NewParent != r.Parent {
 				r.Before = "{" + times("p", from.attr) + "," + times("np", to.attr) + "}"
+			}
+			if len(c.Inodes) == 2 { // something was replaced
+				r.Before = fmt.Sprintf(`%s,"replaced":%d}`, strings.TrimSuffix(r.Before, "}"), c.Inodes[1].After.Ino)
 			}
 		}
 		if next := st.apply(c, w.blobs); next != nil {
