@@ -147,8 +147,10 @@ func (r *rawFS) Write(_ <-chan struct{}, in *fuse.WriteIn, bytes []byte) (uint32
 	if in.Flags&unix.O_APPEND != 0 && in.WriteFlags&fuse.WRITE_CACHE == 0 {
 		off = meta.AtEnd
 	}
+	by := r.caller(&in.InHeader)
+	by.Calling = in.WriteFlags&fuse.WRITE_CACHE == 0
 	r.dirty.wrote(of)
-	n, err := of.file.Write(r.ctx, r.caller(&in.InHeader), off, bytes, in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
+	n, err := of.file.Write(r.ctx, by, off, bytes, in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
 	if err != nil && n == 0 {
 		return 0, r.status("write", in.NodeId, err)
 	}
@@ -178,7 +180,7 @@ func (r *rawFS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 		return ok
 	}
 	err := r.dirty.commit(of, func() error {
-		return of.file.Fsync(r.ctx, r.caller(&in.InHeader), in.FsyncFlags&fsyncDataOnly != 0)
+		return of.file.Fsync(r.ctx, r.calling(&in.InHeader), in.FsyncFlags&fsyncDataOnly != 0)
 	})
 	return r.status("fsync", in.NodeId, err)
 }

@@ -2,7 +2,7 @@ package meta
 
 import (
 	"context"
-	"runtime"
+	"slices"
 	"sync"
 )
 
@@ -14,10 +14,9 @@ import (
 //     stored before (I6).
 //  2. Concurrent callers form a batch by themselves: the first one becomes the
 //     leader and commits on its own goroutine, so a single caller pays no
-//     hand-over and never waits for company; who arrives meanwhile queues up,
-//     and the first of them leads the next batch. A leader that follows a batch
-//     of several lets the goroutines that are ready to run go first: they are
-//     about to queue up too.
+//     hand-over and never waits for company; who arrives meanwhile queues up
+//     for the next batch. The leader commits that too, a few times, then the
+//     one who has waited longest leads.
 //  3. The leader runs the rules one after the other on the newest state: the
 //     cache, overlaid with what earlier operations of the batch will make of
 //     it. So there is one winner per name, and what a rule saw cannot have
@@ -32,7 +31,7 @@ import (
 //     shared with everybody else who waits. Then the callers are answered.
 //
 // Invariants: queue.leading is true exactly while one goroutine is between
-// taking a batch and handing over; revisions are applied in order because only
+// becoming leader and handing over; revisions are applied in order because only
 // the leader applies; nothing is answered before its COMMIT returned.
 //
 // Rejected: a committer goroutine of its own (two scheduler hand-overs per
@@ -65,7 +64,6 @@ type queue struct {
 	mu      sync.Mutex
 	pending []*request // guarded by mu
 	leading bool       // guarded by mu
-	company bool       // written and read by the leader: the last batch had several
 }
 
 // Result is what a caller learns of its committed operation.
@@ -110,55 +108,71 @@ func (fs *FS) enqueue(ctx context.Context, r *request) {
 	fs.lead(ctx, r)
 }
 
-// lead commits one batch, in which own is the first, and hands leadership on.
+// leadTurns is how many batches a leader commits in a row while others wait. To
+// wake the next leader takes longer than a small batch, so handing over each
+// time would leave the store idle in between; its own caller waits meanwhile.
+const leadTurns = 4
+
+// lead commits batches, in the first of which own is, and hands leadership on.
 func (fs *FS) lead(ctx context.Context, own *request) {
-	q := &fs.queue
-	if q.company {
-		runtime.Gosched()
-	}
-	q.mu.Lock()
-	n := min(len(q.pending), maxBatch)
-	q.company = n > 1
-	batch := append([]*request(nil), q.pending[:n]...)
-	q.pending = append(q.pending[:0], q.pending[n:]...)
-	q.mu.Unlock()
-
-	fs.runBatch(context.WithoutCancel(ctx), batch)
-
-	q.mu.Lock()
-	if len(q.pending) > 0 {
-		next := q.pending[0]
-		next.lead = true
-		next.wake <- struct{}{}
-	} else {
-		q.leading = false
-	}
-	q.mu.Unlock()
-
-	if fs.o.Strict {
-		if err := fs.strictBarrier(batch); err != nil {
-			for _, r := range batch {
-				if r.err == nil && r.change != nil {
-					r.err = err
-				}
+	for turn := 1; ; turn++ {
+		batch := fs.queue.take()
+		fs.runBatch(context.WithoutCancel(ctx), batch)
+		last := fs.queue.pass(turn == leadTurns || fs.o.Strict)
+		if fs.o.Strict {
+			fs.strictBarrier(batch)
+		}
+		for _, r := range batch {
+			if r != own {
+				r.wake <- struct{}{}
 			}
 		}
-	}
-	for _, r := range batch {
-		if r != own {
-			r.wake <- struct{}{}
+		if last {
+			return
 		}
 	}
 }
 
+// take returns the next batch. Its caller is the leader.
+func (q *queue) take() []*request {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := min(len(q.pending), maxBatch)
+	batch := append([]*request(nil), q.pending[:n]...)
+	q.pending = append(q.pending[:0], q.pending[n:]...)
+	return batch
+}
+
+// pass ends the leadership of its caller when nobody waits, or hands it to who
+// waits longest if the caller must end it; it reports whether it did.
+func (q *queue) pass(must bool) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.pending) == 0 {
+		q.leading = false
+		return true
+	}
+	if must {
+		next := q.pending[0]
+		next.lead = true
+		next.wake <- struct{}{}
+	}
+	return must
+}
+
 // strictBarrier makes the batch durable, if it changed anything.
-func (fs *FS) strictBarrier(batch []*request) error {
-	for _, r := range batch {
-		if r.err == nil && r.change != nil {
-			return fs.sync.wait()
+func (fs *FS) strictBarrier(batch []*request) {
+	changed := func(r *request) bool { return r.err == nil && r.change != nil }
+	if !slices.ContainsFunc(batch, changed) {
+		return
+	}
+	if err := fs.sync.wait(); err != nil {
+		for _, r := range batch {
+			if changed(r) {
+				r.err = err
+			}
 		}
 	}
-	return nil
 }
 
 // runBatch answers every request of the batch. Requests whose belief was wrong

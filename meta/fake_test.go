@@ -526,6 +526,6 @@ func (s *fakeStore) Verify(context.Context, func(Finding)) error { return nil }
 func (s *fakeStore) VerifyChain(context.Context, Rev, func(Finding)) (int64, error) {
 	return 0, nil
 }
-func (s *fakeStore) Checkpoint(context.Context) error          { return nil }
+func (s *fakeStore) Checkpoint(context.Context, bool) error    { return nil }
 func (s *fakeStore) Stats(context.Context) (StoreStats, error) { return StoreStats{}, nil }
 func (s *fakeStore) Close() error                              { return nil }

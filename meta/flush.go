@@ -94,8 +94,9 @@ func (fs *FS) takeOff(n *node, c Caller, mode flushMode) *flight {
 		return nil
 	}
 	f := &flight{n: n, kind: OpWrite, caller: c}
-	if c.PID == 0 && c.Resolve == nil {
-		f.caller = n.staged.caller // nobody asked for it: it is the last writer's
+	if c.PID == 0 && c.Resolve == nil || c.same(n.staged.caller) {
+		f.caller = n.staged.caller // nobody asked for it, or the last writer, of whom more is known
+		f.caller.Calling = false
 	}
 	if mode == flushReady {
 		if f.stage = n.staged.splitReady(); len(f.stage.runs) == 0 {

@@ -167,6 +167,9 @@ func (h *Handle) stage(c Caller, known *Attr, off int64, data []byte) error {
 		off, data = off+int64(len(part)), data[len(part):]
 	}
 	s := &n.staged
+	if c.same(s.caller) {
+		c.Known = s.caller.Known
+	}
 	s.mtime, s.writer, s.caller = now, h.id, c
 	if s.since == 0 {
 		s.since = now
@@ -178,6 +181,9 @@ func (h *Handle) stage(c Caller, known *Attr, off int64, data []byte) error {
 	if !h.wrote.Load() {
 		h.wrote.Store(true)
 	}
+	if c.Known == nil && c.Calling {
+		n.attest(c)
+	}
 	for _, s := range seals {
 		fs.submit(s)
 	}
@@ -185,6 +191,18 @@ func (h *Handle) stage(c Caller, known *Attr, off int64, data []byte) error {
 		fs.sweep(context.Background(), n)
 	}
 	return nil
+}
+
+// attest finds out who writes while the writer waits in write(2), where looking
+// costs least: a close(2) may be execve(2)'s. The commit's record names that
+// program even if the thread runs another one by then.
+func (n *node) attest(c Caller) {
+	who := c.Actor()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.staged.caller.same(c) {
+		n.staged.caller.Known = &who
+	}
 }
 
 // relieve makes room before more is staged: it reports what could not be

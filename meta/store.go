@@ -186,8 +186,10 @@ type Upkeep interface {
 	Verify(ctx context.Context, report func(Finding)) error
 	// VerifyChain recomputes digests and heads (P33) from first on.
 	VerifyChain(ctx context.Context, first Rev, report func(Finding)) (checked int64, err error)
-	// Checkpoint moves the log into the database away from the commit path.
-	Checkpoint(ctx context.Context) error
+	// Checkpoint moves the log into the database away from the commit path, if
+	// it is long enough to be worth it or idle says that nothing else goes on.
+	// It costs nothing otherwise.
+	Checkpoint(ctx context.Context, idle bool) error
 	// Backup writes a consistent copy of the database to w's path.
 	Stats(ctx context.Context) (StoreStats, error)
 	io.Closer

@@ -130,7 +130,7 @@ type Actor struct {
 }
 
 // Caller is what a request brings along. Resolve is called at most once per
-// operation, when its record is built; it must not block on the filesystem
+// operation, when its record is built or a write is staged; it must not block on the filesystem
 // that is being served.
 type Caller struct {
 	UID, GID uint32
@@ -141,15 +141,22 @@ type Caller struct {
 	// thread does not wait for it. It holds until the request is answered.
 	Calling bool
 	Resolve func(Caller) Actor // nil: uid, gid and PID are taken as they are
+	Known   *Actor             // who it is, where that was found out already
 }
 
 // Actor resolves the caller.
 func (c Caller) Actor() Actor {
+	if c.Known != nil {
+		return *c.Known
+	}
 	if c.Resolve != nil {
 		return c.Resolve(c)
 	}
 	return Actor{UID: c.UID, GID: c.GID, PID: c.PID}
 }
+
+// same reports whether two requests came from one thread of one user.
+func (c Caller) same(o Caller) bool { return c.PID == o.PID && c.UID == o.UID && c.GID == o.GID }
 
 // Extent is one run of a file's content: Len bytes at file offset Off are the
 // bytes [BlobOff, BlobOff+Len) of Blob. What no extent covers reads as zeros.

@@ -9,9 +9,8 @@ import (
 
 // How often background duties look whether there is something to do.
 const (
-	barrierEvery    = time.Second // bounds what a power loss takes (P22)
-	checkpointEvery = 30 * time.Second
-	checkpointOps   = 4000 // operations after which the log is moved into the database
+	barrierEvery    = time.Second      // bounds what a power loss takes (P22)
+	checkpointEvery = 30 * time.Second // though the log is short
 	keepEvery       = 10 * time.Second
 	collectEvery    = time.Minute
 	compactEvery    = 10 * time.Minute
@@ -98,21 +97,23 @@ func (fs *FS) keepDurable(ctx context.Context) {
 	}
 }
 
-// checkpointer moves the store's log into the database when it is long, or
-// when nothing else goes on.
+// checkpointer moves the store's log into the database.
 type checkpointer struct {
 	fs   *FS
-	ops  int64     // operations up to the last checkpoint
-	last time.Time // of it
+	ops  int64     // operations up to when it was moved however short it was
+	last time.Time // of that
 }
 
 func (c *checkpointer) look(ctx context.Context) {
 	ops, now := c.fs.counters.ops.Load(), c.fs.now()
-	if ops == c.ops || (ops-c.ops < checkpointOps && now.Sub(c.last) < checkpointEvery) {
+	if ops == c.ops {
 		return
 	}
-	c.ops, c.last = ops, now
-	if err := c.fs.o.Upkeep.Checkpoint(ctx); err != nil && ctx.Err() == nil {
+	idle := now.Sub(c.last) >= checkpointEvery
+	if idle {
+		c.ops, c.last = ops, now
+	}
+	if err := c.fs.o.Upkeep.Checkpoint(ctx, idle); err != nil && ctx.Err() == nil {
 		c.fs.log.Warn("checkpoint failed", "err", err)
 	}
 }

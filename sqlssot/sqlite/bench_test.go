@@ -150,7 +150,7 @@ func BenchmarkCommit(b *testing.B) {
 }
 
 func (w *world) checkpoint() {
-	if err := w.Checkpoint(context.Background()); err != nil {
+	if err := w.Checkpoint(context.Background(), true); err != nil {
 		w.tb.Fatal(err)
 	}
 }

@@ -9,21 +9,36 @@ import (
 	"zombiezen.com/go/sqlite"
 )
 
+// To begin the log anew the writer has to wait for what commits appended while
+// the rest was copied: so that is copied first, up to ckptTurns times, until
+// fewer than ckptRest frames are left.
+const (
+	ckptAt    = 8 << 20 // bytes
+	ckptTurns = 4
+	ckptRest  = 512
+)
+
 // Checkpoint implements meta.Upkeep. It copies the log into the database while
-// commits go on; only when the log has outgrown logBound the writer waits for
+// commits go on, when the log has grown by ckptAt since the last time or the
+// store is idle; only when the log has outgrown logBound the writer waits for
 // the last part, so that the log starts again from its beginning.
-func (s *Store) Checkpoint(ctx context.Context) error {
+func (s *Store) Checkpoint(ctx context.Context, idle bool) error {
 	if err := interrupted(ctx, "checkpoint"); err != nil {
 		return err
 	}
 	if s.readOnly {
 		return nil
 	}
+	s.ckptMu.Lock()
+	defer s.ckptMu.Unlock()
+	end := s.logEnd.Load()
+	if grown := end - s.ckptEnd; !idle && grown >= 0 && grown < ckptAt {
+		return nil
+	}
+	s.ckptEnd = end
 	if err := s.indexRecords(ctx); err != nil {
 		return err
 	}
-	s.ckptMu.Lock()
-	defer s.ckptMu.Unlock()
 	if err := s.syncer.failure(); err != nil {
 		return err
 	}
@@ -37,9 +52,14 @@ func (s *Store) Checkpoint(ctx context.Context) error {
 		}
 		s.ckpt = c
 	}
-	log, _, err := checkpoint(s.ckpt, "PASSIVE")
-	if err != nil || log*s.pageSize <= logBound {
-		return classify("checkpoint", 0, "", err)
+	for range ckptTurns {
+		log, moved, err := checkpoint(s.ckpt, "PASSIVE")
+		if err != nil || log*s.pageSize <= logBound {
+			return classify("checkpoint", 0, "", err)
+		}
+		if log-moved < ckptRest {
+			break
+		}
 	}
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
@@ -50,7 +70,7 @@ func (s *Store) Checkpoint(ctx context.Context) error {
 	// again. RESTART waits for readers, so it is tried without waiting.
 	s.ckpt.SetBusyTimeout(0)
 	defer s.ckpt.SetBusyTimeout(busyWait)
-	_, _, err = checkpoint(s.ckpt, "RESTART")
+	_, _, err := checkpoint(s.ckpt, "RESTART")
 	if kindOf(err) == meta.KindBusy {
 		err = nil
 	}

@@ -40,7 +40,7 @@ func childCommits(path string) {
 		}
 		fmt.Println(out[len(out)-1].Rev)
 		if n%100 == 99 {
-			s.Checkpoint(ctx)
+			s.Checkpoint(ctx, true)
 		}
 	}
 }
@@ -294,7 +294,7 @@ func TestSyncFailureIsFinal(t *testing.T) {
 	wantKind(t, w.Sync(ctx), meta.KindIO)
 	_, err = w.Commit(ctx, &meta.Batch{Session: w.session, Epoch: w.epoch, Changes: []*meta.Change{w.create(false)}})
 	wantKind(t, err, meta.KindIO)
-	wantKind(t, w.Checkpoint(ctx), meta.KindIO)
+	wantKind(t, w.Checkpoint(ctx, true), meta.KindIO)
 	if _, err := w.Inode(ctx, 1); err != nil {
 		t.Errorf("reads go on, but: %v", err)
 	}

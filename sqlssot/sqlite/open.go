@@ -24,14 +24,14 @@ const (
 	maxZones = 1 << 14
 	// logBound is the size of the write-ahead log above which Checkpoint makes
 	// room under the writer's lock, and to which the file is cut then.
-	logBound = 64 << 20
+	logBound = 32 << 20
 
 	// newPageSize is that of databases made from now on. Every page that a commit
 	// touches goes whole into the log, and most commits change a row in each of
 	// five: small pages make a commit a third cheaper (docs/adr/0002).
 	newPageSize = 1 << 10
 
-	writerCacheKiB = 2 << 10
+	writerCacheKiB = 1 << 10
 	readerCacheKiB = 2 << 10
 )
 
@@ -62,6 +62,7 @@ type Store struct {
 	now      func() time.Time
 	indexLag int64
 	pageSize int64
+	logEnd   *atomic.Int64 // the log's length
 
 	closed   atomic.Bool
 	readers  readers // for what a request waits for
@@ -80,6 +81,7 @@ type Store struct {
 
 	ckptMu   sync.Mutex
 	ckpt     *conn // guarded by ckptMu
+	ckptEnd  int64 // guarded by ckptMu: the log's length at the last checkpoint
 	filledAt int64 // guarded by ckptMu: rounds of the syncer when the log was filled last
 }
 
@@ -218,6 +220,14 @@ func (s *Store) openWith(zone func() error) (err error) {
 		return s.openError(err)
 	}
 	if s.pageSize, err = s.w.number("PRAGMA page_size"); err != nil {
+		return s.openError(err)
+	}
+	if err := s.w.each("PRAGMA database_list", func(st *sqlite.Stmt) error {
+		if st.ColumnText(1) == "main" {
+			s.logEnd = logEnd(st.ColumnText(2) + "-wal") // the path as SQLite spells it
+		}
+		return nil
+	}); err != nil {
 		return s.openError(err)
 	}
 	s.recent = s.base | s.head.barrier // the sessions before have looked at the rest; Prune looks at everything

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 
@@ -103,7 +104,8 @@ func (s *Store) PruneRecent(ctx context.Context, p meta.Retention, limit int) (n
 const (
 	pruneReach   = 4096 // files or rows that one call looks at
 	pruneChunk   = 256  // of them at a time
-	pruneRows    = 256  // rows of one kind that one transaction removes
+	pruneMost    = 256  // rows of one kind that one transaction removes
+	pruneRows    = "256"
 	recentChunk  = 4096 // records read at a time
 	maxBatchRows = 1024 // more than the records of any one batch, so that a chunk always holds a whole one
 )
@@ -248,11 +250,9 @@ func (s *Store) PruneInode(ctx context.Context, ino meta.Ino, p meta.Retention, 
 }
 
 // What may go of one file: ?1 its number, ?2 what no recovery needs, ?3 what is
-// too old, ?4 versions that stay.
+// too old. An OFFSET that is a parameter would have the statement prepared anew
+// for every file.
 const (
-	goneVersions = ` FROM version_rows WHERE ino=?1 AND rev<=?2
-		AND n<(SELECT max(n) FROM version_rows WHERE ino=?1)
-		AND (rev<=?3 OR n<=(SELECT n FROM version_rows WHERE ino=?1 ORDER BY n DESC LIMIT 1 OFFSET ?4))`
 	goneImages = ` FROM inode_history WHERE ino=?1 AND "end"<=?2 AND "end"<=?3
 		AND NOT EXISTS (SELECT 1 FROM version_rows v WHERE v.ino=?1 AND v.rev>=inode_history.rev AND v.rev<inode_history."end")
 		AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.ino=?1 AND i.version=1 AND i.content_rev>=inode_history.rev AND i.content_rev<inode_history."end")`
@@ -260,28 +260,31 @@ const (
 		AND NOT EXISTS (SELECT 1 FROM version_rows v WHERE v.ino=?1 AND v.rev>=extent_history.begin AND v.rev<extent_history."end")`
 )
 
-// keep is how many versions of a file may stay.
-func (l *limits) keep() int64 {
+// goneVersions finds the versions of file ?1 that may go.
+func (l *limits) goneVersions() string {
+	keep := math.MaxInt32
 	switch {
 	case l.Off:
-		return 1
+		keep = 1
 	case l.Versions > 0:
-		return int64(l.Versions)
+		keep = l.Versions
 	}
-	return math.MaxInt32
+	return fmt.Sprintf(` FROM version_rows WHERE ino=?1 AND rev<=?2
+		AND n<(SELECT max(n) FROM version_rows WHERE ino=?1)
+		AND (rev<=?3 OR n<=(SELECT n FROM version_rows WHERE ino=?1 ORDER BY n DESC LIMIT 1 OFFSET %d))`, keep)
 }
 
 // pruneInos removes what these files need not keep. It looks first, so that
 // commits wait only for files that have something to remove.
 func (s *Store) pruneInos(ctx context.Context, l *limits, inos []int64) (removed int, err error) {
+	look := `SELECT EXISTS (SELECT 1` + l.goneVersions() + `) OR EXISTS (SELECT 1` + goneImages + `) OR EXISTS (SELECT 1` + goneBytes + `)`
 	for len(inos) > 0 {
 		var todo []int64
 		some := inos[:min(len(inos), pruneChunk)]
 		inos = inos[len(some):]
 		err = s.scan(ctx, "prune", 0, func(c *conn) error {
 			for _, ino := range some {
-				n, err := c.number(`SELECT EXISTS (SELECT 1`+goneVersions+`) OR EXISTS (SELECT 1`+goneImages+`) OR EXISTS (SELECT 1`+goneBytes+`)`,
-					ino, l.barrier, l.cut, l.keep())
+				n, err := c.number(look, ino, l.barrier, l.cut)
 				if err != nil {
 					return err
 				}
@@ -310,31 +313,31 @@ func (s *Store) pruneInos(ctx context.Context, l *limits, inos []int64) (removed
 	return removed, nil
 }
 
-// pruneFile removes up to pruneRows rows of each kind that one file need not keep.
+// pruneFile removes up to pruneMost rows of each kind that one file need not keep.
 func (s *Store) pruneFile(w *conn, l *limits, ino int64) (removed int, more bool, err error) {
-	for _, t := range []struct{ table, key, gone string }{{"version_rows", "ino,n", goneVersions}, {"inode_history", `ino,"end"`, goneImages}} {
-		if err := w.script("DELETE FROM "+t.table+" WHERE ("+t.key+") IN (SELECT "+t.key+t.gone+" LIMIT ?5)",
-			ino, l.barrier, l.cut, l.keep(), pruneRows); err != nil {
+	for _, t := range []struct{ table, key, gone string }{{"version_rows", "ino,n", l.goneVersions()}, {"inode_history", `ino,"end"`, goneImages}} {
+		if err := w.script("DELETE FROM "+t.table+" WHERE ("+t.key+") IN (SELECT "+t.key+t.gone+" LIMIT "+pruneRows+")",
+			ino, l.barrier, l.cut); err != nil {
 			return removed, false, err
 		}
 		removed += w.Changes()
-		more = more || w.Changes() == pruneRows
+		more = more || w.Changes() == pruneMost
 	}
 	refs, bytes, n := refDeltas{}, int64(0), 0
-	err = w.each(`DELETE FROM extent_history WHERE (ino,off,"end") IN (SELECT ino,off,"end"`+goneBytes+` LIMIT ?5) RETURNING blob,len`,
+	err = w.each(`DELETE FROM extent_history WHERE (ino,off,"end") IN (SELECT ino,off,"end"`+goneBytes+` LIMIT `+pruneRows+`) RETURNING blob,len`,
 		func(st *sqlite.Stmt) error {
 			refs[st.ColumnInt64(0)]--
 			bytes += st.ColumnInt64(1)
 			n++
 			return nil
-		}, ino, l.barrier, l.cut, l.keep(), pruneRows)
+		}, ino, l.barrier)
 	if err == nil {
 		err = refs.apply(w)
 	}
 	if err == nil && bytes > 0 {
 		err = w.script("UPDATE counters SET history=history-? WHERE zone=? AND kind=0 AND id=0", bytes, s.zone)
 	}
-	return removed + n, more || n == pruneRows, err
+	return removed + n, more || n == pruneMost, err
 }
 
 // pruneNames visits up to pruneChunk ended names.
@@ -475,7 +478,7 @@ func (s *Store) pruneRecords(ctx context.Context, l *limits) (seen, removed int,
 	if removed, err = s.pruneInos(ctx, l, o.inos); err != nil {
 		return 0, removed, err
 	}
-	for names := range slices.Chunk(o.names, pruneRows/4) {
+	for names := range slices.Chunk(o.names, pruneMost/4) {
 		if err := s.update(ctx, "prune", func(w *conn) error {
 			for _, n := range names {
 				if err := w.script(`DELETE FROM dentry_history WHERE parent=? AND cookie=? AND name=? AND "end"<=?`,

@@ -85,7 +85,10 @@ const updateInode = `UPDATE inodes SET mode=?2,uid=?3,gid=?4,nlink=?5,rdev=?6,fl
 
 // A LIMIT that is a parameter makes SQLite prepare the statement anew whenever
 // the parameter changes (it looks at its value when it plans), which costs more
-// than most reads: callers stop stepping instead.
+// than most reads: callers stop stepping instead. OR FAIL where an INSERT takes
+// its rows from a SELECT: without it SQLite keeps a copy of every page that the
+// statement changes, to take it back alone; here a statement that fails takes
+// the transaction or its savepoint with it.
 var statements = [stmtCount]string{
 	stBegin:      `BEGIN IMMEDIATE`,
 	stBeginRead:  `BEGIN`,
@@ -118,9 +121,9 @@ var statements = [stmtCount]string{
 
 	stInodeInsert: `INSERT INTO inodes(ino,` + inodeCols + `)
 		VALUES(?1,?2,?3,?4,?5,?6,?7,?8,0,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)`,
-	stInodeArchive: `INSERT INTO inode_history(ino,"end",` + inodeCols + `)
+	stInodeArchive: `INSERT OR FAIL INTO inode_history(ino,"end",` + inodeCols + `)
 		SELECT ino,?3,` + inodeCols + ` FROM inodes WHERE ino=?1 AND rev=?2`,
-	stInodeArchiveDir: `INSERT INTO inode_history(ino,"end",` + inodeCols + `)
+	stInodeArchiveDir: `INSERT OR FAIL INTO inode_history(ino,"end",` + inodeCols + `)
 		SELECT ino,?2,` + inodeCols + ` FROM inodes WHERE ino=?1 AND (nlink>0)=(?9=0) AND (?3 OR entries=0)
 		AND mode=?4 AND uid=?5 AND gid=?6 AND flags=?7 AND parent=?8`,
 	stInodeUpdate:      updateInode,
@@ -132,11 +135,11 @@ var statements = [stmtCount]string{
 	stInodeBytes: `UPDATE inodes SET bytes=bytes+?2 WHERE ino=?1`,
 	stHint:       `UPDATE inodes SET parent=?2,cookie=?3 WHERE ino=?1`,
 	stNameInsert: `INSERT INTO dentries(parent,cookie,name,ino,type,begin) VALUES(?1,?2,?3,?4,?5,?6)`,
-	stNameArchive: `INSERT INTO dentry_history(parent,cookie,name,"end",ino,type,begin)
+	stNameArchive: `INSERT OR FAIL INTO dentry_history(parent,cookie,name,"end",ino,type,begin)
 		SELECT parent,cookie,name,?5,ino,type,begin FROM dentries WHERE parent=?1 AND cookie=?2 AND name=?3 AND ino=?4`,
 	stNameDelete:  `DELETE FROM dentries WHERE parent=?1 AND cookie=?2 AND name=?3`,
 	stNameReplace: `UPDATE dentries SET ino=?4,type=?5,begin=?6 WHERE parent=?1 AND cookie=?2 AND name=?3`,
-	stXattrArchive: `INSERT INTO xattr_history(ino,name,"end",value,begin)
+	stXattrArchive: `INSERT OR FAIL INTO xattr_history(ino,name,"end",value,begin)
 		SELECT ino,name,?3,value,begin FROM xattrs WHERE ino=?1 AND name=?2`,
 	stXattrSet: `INSERT INTO xattrs(ino,name,value,begin) VALUES(?1,?2,?4,?3)
 		ON CONFLICT(ino,name) DO UPDATE SET value=excluded.value,begin=excluded.begin`,
@@ -145,7 +148,7 @@ var statements = [stmtCount]string{
 	stExtentLast:    `SELECT off,len,blob,blob_off,begin FROM extents WHERE ino=?1 AND off<?2 ORDER BY off DESC LIMIT 1`,
 	stExtentSum:     `SELECT count(*),sum(len) FROM extents WHERE ino=?1 AND off>=?2 AND off<?3 AND off+len<=?3`,
 	stExtentArchive: `INSERT INTO extent_history(ino,off,"end",len,blob,blob_off,begin) VALUES(?1,?2,?3,?4,?5,?6,?7)`,
-	stExtentArchiveRange: `INSERT INTO extent_history(ino,off,"end",len,blob,blob_off,begin)
+	stExtentArchiveRange: `INSERT OR FAIL INTO extent_history(ino,off,"end",len,blob,blob_off,begin)
 		SELECT ino,off,?4,len,blob,blob_off,begin FROM extents WHERE ino=?1 AND off>=?2 AND off<?3 AND off+len<=?3`,
 	stExtentDelete:      `DELETE FROM extents WHERE ino=?1 AND off=?2`,
 	stExtentDeleteRange: `DELETE FROM extents WHERE ino=?1 AND off>=?2 AND off<?3 AND off+len<=?3`,

@@ -227,7 +227,7 @@ func readsOnlyStore(t *testing.T, s *Store) {
 	wantKind(t, err, meta.KindReadOnly)
 	_, _, _, err = s.Begin(ctx, meta.SessionInfo{})
 	wantKind(t, err, meta.KindReadOnly)
-	if err := s.Checkpoint(ctx); err != nil {
+	if err := s.Checkpoint(ctx, true); err != nil {
 		t.Error(err)
 	}
 	if err := s.Sync(ctx); err != nil {
@@ -426,4 +426,38 @@ func TestQueryNames(t *testing.T) {
 	if err := w.Query(ctx, "select 1", nil, func([]string) error { return io.EOF }, nil); !errors.Is(err, io.EOF) {
 		t.Errorf("an error of the caller becomes %v", err)
 	}
+}
+
+// The log is moved when it has grown, or when the store is idle, and then
+// begins anew instead of growing for ever.
+func TestCheckpointKeepsLogShort(t *testing.T) {
+	w := newWorld(t)
+	w.commit(w.create(false))
+	if err := w.Checkpoint(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	if w.ckptEnd != 0 {
+		t.Error("a short log was moved though the store is not idle")
+	}
+	highest := int64(0)
+	for range 60 {
+		batch := make([]*meta.Change, 500)
+		for i := range batch {
+			batch[i] = w.create(false)
+		}
+		for half := range slices.Chunk(batch, 25) {
+			w.commit(half...)
+		}
+		if err := w.Checkpoint(ctx, false); err != nil {
+			t.Fatal(err)
+		}
+		highest = max(highest, w.logEnd.Load())
+	}
+	if highest <= ckptAt {
+		t.Fatalf("the log grew to %d bytes only: this shows nothing", highest)
+	}
+	if highest > logBound+ckptAt {
+		t.Errorf("the log grew to %d bytes, its bound is %d", highest, logBound)
+	}
+	clean(t, w.Store)
 }

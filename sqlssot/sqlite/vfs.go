@@ -3,6 +3,7 @@ package sqlite
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"modernc.org/libc"
@@ -30,9 +31,12 @@ const (
 	frameHeader = 24
 	// gatherMax bounds the bytes of one transaction that are held back. SQLite's
 	// unix VFS writes at most 128 KiB - 1 at once.
-	gatherMax = 126 << 10
+	gatherMax = 120 << 10
 	// pageMax is SQLite's largest page.
 	pageMax = 64 << 10
+	// diskBlock is a multiple of what file systems read when they are asked to
+	// write a part of it.
+	diskBlock = 4 << 10
 )
 
 var registerVFS = sync.OnceValue(func() error {
@@ -93,17 +97,30 @@ type (
 // used by one goroutine at a time, as its connection is.
 type walFile struct {
 	base    *lib.Tsqlite3_io_methods
-	methods uintptr // this file's own, in C memory
-	mem     uintptr // gatherMax bytes of C memory; 0 until the first frame
-	buf     []byte  // over mem
-	start   int64   // where buf belongs
-	next    int64   // where the next appended frame begins
-	inFrame bool    // a header without its page ends buf
-	commit  bool    // that header, or the last one, ends a transaction
+	methods uintptr       // this file's own, in C memory
+	mem     uintptr       // gatherMax+diskBlock bytes of C memory; 0 until the first frame
+	buf     []byte        // over mem
+	start   int64         // where buf belongs
+	next    int64         // where the next appended frame begins
+	high    int64         // the log's end: how far it was written since it began anew
+	end     *atomic.Int64 // high, for who asks by the log's name
+	inFrame bool          // a header without its page ends buf
+	commit  bool          // that header, or the last one, ends a transaction
 }
 
 // walFiles finds the state of an open log by its C struct.
 var walFiles sync.Map // uintptr -> *walFile
+
+// logEnds finds by a log's path how long it is: of its file the part that was
+// written since it began anew. Connections of one store share it, and one of
+// them writes.
+var logEnds sync.Map // string -> *atomic.Int64
+
+// logEnd returns where the length of the log at path is counted.
+func logEnd(path string) *atomic.Int64 {
+	end, _ := logEnds.LoadOrStore(path, new(atomic.Int64))
+	return end.(*atomic.Int64)
+}
 
 func walOf(file uintptr) *walFile {
 	w, _ := walFiles.Load(file)
@@ -117,7 +134,7 @@ func vfsOpen(tls *libc.TLS, _, name, file uintptr, flags int32, out uintptr) int
 		return rc
 	}
 	f := at[lib.Tsqlite3_file](file)
-	w := &walFile{base: at[lib.Tsqlite3_io_methods](f.FpMethods), next: -1}
+	w := &walFile{base: at[lib.Tsqlite3_io_methods](f.FpMethods), next: -1, end: logEnd(libc.GoString(name))}
 	w.methods = libc.Xmalloc(tls, libc.Tsize_t(unsafe.Sizeof(*w.base)))
 	if w.methods == 0 {
 		call[closeFunc](w.base.FxClose)(tls, file)
@@ -140,10 +157,10 @@ func walWrite(tls *libc.TLS, file, buf uintptr, n int32, off int64) int32 {
 	switch {
 	case off == w.next && n == frameHeader && !w.inFrame:
 		if w.mem == 0 {
-			if w.mem = libc.Xmalloc(tls, gatherMax); w.mem == 0 {
+			if w.mem = libc.Xmalloc(tls, gatherMax+diskBlock); w.mem == 0 {
 				return lib.SQLITE_NOMEM
 			}
-			w.buf = bytesAt(w.mem, gatherMax)[:0]
+			w.buf = bytesAt(w.mem, gatherMax+diskBlock)[:0]
 		}
 		if len(w.buf) == 0 {
 			w.start = off
@@ -167,23 +184,45 @@ func walWrite(tls *libc.TLS, file, buf uintptr, n int32, off int64) int32 {
 	}
 	rc := call[ioFunc](w.base.FxWrite)(tls, file, buf, n, off)
 	w.next = off + int64(n)
+	if off == 0 { // the log's header: it begins anew
+		w.high = 0
+	}
+	w.grew(w.next)
 	if rc != lib.SQLITE_OK {
 		w.next = -1
 	}
 	return rc
 }
 
-// flush writes what was gathered.
+// flush writes what was gathered. At the end of the log it writes zeros up to
+// the end of the block: what is there belongs to no transaction any more, and
+// to keep it the file system would have to read it first, from the disk when
+// its cache has dropped it. Nobody reads behind the last commit.
 func (w *walFile) flush(tls *libc.TLS, file uintptr) int32 {
 	if len(w.buf) == 0 {
 		return lib.SQLITE_OK
 	}
-	rc := call[ioFunc](w.base.FxWrite)(tls, file, w.mem, int32(len(w.buf)), w.start)
+	data, end := w.buf, w.start+int64(len(w.buf))
+	if end >= w.high {
+		w.grew(end)
+		n := len(data)
+		data = data[:n+int(-end&(diskBlock-1))]
+		clear(data[n:])
+	}
+	rc := call[ioFunc](w.base.FxWrite)(tls, file, w.mem, int32(len(data)), w.start)
 	w.buf, w.inFrame, w.commit = w.buf[:0], false, false
 	if rc != lib.SQLITE_OK {
 		w.next = -1
 	}
 	return rc
+}
+
+// grew notes how far the log has been written.
+func (w *walFile) grew(end int64) {
+	if end > w.high {
+		w.high = end
+		w.end.Store(end)
+	}
 }
 
 func walRead(tls *libc.TLS, file, buf uintptr, n int32, off int64) int32 {

@@ -156,7 +156,7 @@ func readersDuringCommits(tb testing.TB, f Factory) {
 		}
 		w.must(w.rename(from, "f", to, "f"))
 		if i%50 == 0 {
-			w.ok(w.s.Checkpoint(ctx))
+			w.ok(w.s.Checkpoint(ctx, true))
 			w.ok(w.s.Sync(ctx))
 		}
 	}
@@ -195,7 +195,7 @@ func writersTakeTurns(tb testing.TB, f Factory) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	for i, fn := range []func() error{
-		func() error { return w.s.Checkpoint(ctx) },
+		func() error { return w.s.Checkpoint(ctx, true) },
 		func() error { return w.s.Sync(ctx) },
 		func() error {
 			_, _, err := w.s.Prune(ctx, meta.Retention{Versions: 3, Barrier: 1 << 40}, 50)

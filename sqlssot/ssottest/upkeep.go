@@ -418,7 +418,7 @@ func fragmented(tb testing.TB, f Factory) {
 func stats(tb testing.TB, f Factory) {
 	w := newWorld(tb, f)
 	w.must(w.create(1, "a"), w.create(1, "b"))
-	w.ok(w.s.Checkpoint(ctx))
+	w.ok(w.s.Checkpoint(ctx, true))
 	st, err := w.s.Stats(ctx)
 	w.ok(err)
 	if st.Inodes != 3 || st.Records != 3 || st.FileBytes == 0 || st.Path == "" {
