@@ -15,7 +15,7 @@ const (
 	inoRange     = 1 << 16 // inode numbers taken from the store at once
 	revReserve   = 1 << 20 // revisions reserved ahead of the barrier (P22)
 	cachedAttrs  = 32 << 10
-	cachedNames  = 16 << 10
+	cachedNames  = 32 << 10
 	rootMaxDepth = 1 << 16 // directories on one path; more is a loop in the store
 )
 
