@@ -104,8 +104,7 @@ func (s *Store) PruneRecent(ctx context.Context, p meta.Retention, limit int) (n
 const (
 	pruneReach   = 4096 // files or rows that one call looks at
 	pruneChunk   = 256  // of them at a time
-	pruneMost    = 256  // rows of one kind that one transaction removes
-	pruneRows    = "256"
+	pruneRows    = 256  // rows of one kind that one transaction removes
 	recentChunk  = 4096 // records read at a time
 	maxBatchRows = 1024 // more than the records of any one batch, so that a chunk always holds a whole one
 )
@@ -313,18 +312,19 @@ func (s *Store) pruneInos(ctx context.Context, l *limits, inos []int64) (removed
 	return removed, nil
 }
 
-// pruneFile removes up to pruneMost rows of each kind that one file need not keep.
+// pruneFile removes up to pruneRows rows of each kind that one file need not keep.
 func (s *Store) pruneFile(w *conn, l *limits, ino int64) (removed int, more bool, err error) {
+	limit := fmt.Sprintf(" LIMIT %d)", pruneRows)
 	for _, t := range []struct{ table, key, gone string }{{"version_rows", "ino,n", l.goneVersions()}, {"inode_history", `ino,"end"`, goneImages}} {
-		if err := w.script("DELETE FROM "+t.table+" WHERE ("+t.key+") IN (SELECT "+t.key+t.gone+" LIMIT "+pruneRows+")",
+		if err := w.script("DELETE FROM "+t.table+" WHERE ("+t.key+") IN (SELECT "+t.key+t.gone+limit,
 			ino, l.barrier, l.cut); err != nil {
 			return removed, false, err
 		}
 		removed += w.Changes()
-		more = more || w.Changes() == pruneMost
+		more = more || w.Changes() == pruneRows
 	}
 	refs, bytes, n := refDeltas{}, int64(0), 0
-	err = w.each(`DELETE FROM extent_history WHERE (ino,off,"end") IN (SELECT ino,off,"end"`+goneBytes+` LIMIT `+pruneRows+`) RETURNING blob,len`,
+	err = w.each(`DELETE FROM extent_history WHERE (ino,off,"end") IN (SELECT ino,off,"end"`+goneBytes+limit+` RETURNING blob,len`,
 		func(st *sqlite.Stmt) error {
 			refs[st.ColumnInt64(0)]--
 			bytes += st.ColumnInt64(1)
@@ -337,7 +337,7 @@ func (s *Store) pruneFile(w *conn, l *limits, ino int64) (removed int, more bool
 	if err == nil && bytes > 0 {
 		err = w.script("UPDATE counters SET history=history-? WHERE zone=? AND kind=0 AND id=0", bytes, s.zone)
 	}
-	return removed + n, more || n == pruneMost, err
+	return removed + n, more || n == pruneRows, err
 }
 
 // pruneNames visits up to pruneChunk ended names.
@@ -478,7 +478,7 @@ func (s *Store) pruneRecords(ctx context.Context, l *limits) (seen, removed int,
 	if removed, err = s.pruneInos(ctx, l, o.inos); err != nil {
 		return 0, removed, err
 	}
-	for names := range slices.Chunk(o.names, pruneMost/4) {
+	for names := range slices.Chunk(o.names, pruneRows/4) {
 		if err := s.update(ctx, "prune", func(w *conn) error {
 			for _, n := range names {
 				if err := w.script(`DELETE FROM dentry_history WHERE parent=? AND cookie=? AND name=? AND "end"<=?`,
