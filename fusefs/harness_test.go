@@ -88,9 +88,6 @@ func mountMem(t *testing.T, record bool, change ...func(*Options)) *mounted {
 			t.Errorf("%d files are open after the end of the mount", n)
 		}
 	})
-	if err := srv.WaitMount(); err != nil {
-		t.Fatal(err)
-	}
 	m.pollOnce(t)
 	m.reqs.count()
 	return m

@@ -47,9 +47,15 @@ type Server struct {
 	closeOnce  sync.Once
 }
 
-// Mount mounts fs and returns once the kernel has the mount; Serve answers its
-// requests. Errors are sentences for the user. A dead mount that an earlier
-// daemon left at the same place is cleaned up first.
+// Mount mounts fs and returns once the kernel has the mount and has exchanged
+// greetings with it; Serve answers its requests, those too that came before.
+// Errors are sentences for the user. A dead mount that an earlier daemon left at
+// the same place is cleaned up first.
+//
+// Neither asks the mount itself for anything, nor may whoever runs them: a
+// process that is killed while it waits for an answer of its own mount, or
+// closes a file there, waits for ever. Nobody is left to answer, and the kernel
+// does not end the connection before the process is gone.
 func Mount(fs *meta.FS, o Options) (*Server, error) {
 	return mountOn(core{fs}, o)
 }
@@ -80,6 +86,7 @@ func mountOn(fs filesystem, o Options) (*Server, error) {
 		}
 		return nil, fmt.Errorf("mounting on %s: %w", set.Mountpoint, err)
 	}
+	s.raiseReadAhead()
 	return s, nil
 }
 
@@ -183,18 +190,6 @@ func (s *Server) end() {
 
 // Wait blocks until the mount is gone and everything it held is let go of.
 func (s *Server) Wait() { <-s.done }
-
-// WaitMount blocks until the mount serves, which needs Serve to run. It opens
-// nothing there: a process that dies with a file of its own mount open waits
-// for itself to answer the close, for ever.
-func (s *Server) WaitMount() error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.mountpoint, &st); err != nil {
-		return fmt.Errorf("the new mount on %s does not answer: %w", s.mountpoint, err)
-	}
-	s.raiseReadAhead()
-	return nil
-}
 
 // raiseReadAhead lets the kernel read further ahead than its default of 128
 // KiB. Only root may; without it large files are read in smaller requests.

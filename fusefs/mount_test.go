@@ -129,6 +129,25 @@ func TestCleanStaleLeavesOthersAlone(t *testing.T) {
 	}
 }
 
+// Neither mounting nor unmounting waits for an answer of the mount: a daemon
+// that is killed in such a wait never ends.
+func TestMountingAsksTheMountForNothing(t *testing.T) {
+	reqs := &requestLog{}
+	s, err := mountOn(newMemFS(), Options{Mountpoint: t.TempDir(), Debug: true, Log: slog.New(reqs)})
+	if err != nil {
+		t.Skip(err)
+	}
+	go s.Serve()
+	if err := s.Unmount(false); err != nil {
+		t.Fatal(err)
+	}
+	got := reqs.count()
+	delete(got, "INIT")
+	if len(got) != 0 {
+		t.Errorf("the mount was asked: %v", got)
+	}
+}
+
 func TestUnmountFromOutsideEndsTheServer(t *testing.T) {
 	dir := t.TempDir()
 	s, err := mountOn(newMemFS(), Options{Mountpoint: dir})
@@ -136,9 +155,6 @@ func TestUnmountFromOutsideEndsTheServer(t *testing.T) {
 		t.Skip(err)
 	}
 	go s.Serve()
-	if err := s.WaitMount(); err != nil {
-		t.Fatal(err)
-	}
 	if err := unix.Unmount(dir, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -155,9 +171,6 @@ func TestBusyMountSaysSoAndDetaches(t *testing.T) {
 		t.Skip(err)
 	}
 	go s.Serve()
-	if err := s.WaitMount(); err != nil {
-		t.Fatal(err)
-	}
 	f, err := os.Create(dir + "/open")
 	if err != nil {
 		t.Fatal(err)
@@ -263,9 +276,6 @@ func mountAsUser(dir string) error {
 		return err
 	}
 	go s.Serve()
-	if err := s.WaitMount(); err != nil {
-		return err
-	}
 	return errors.Join(useAsUser(s, dir), s.Unmount(true))
 }
 

@@ -234,9 +234,6 @@ func (d *daemon) startMount(socket string) (err error) {
 	d.ended, d.detached = make(chan struct{}), make(chan struct{}, 1)
 	spareProcs()
 	go func() { d.mount.Serve(); close(d.ended) }()
-	if err := d.mount.WaitMount(); err != nil {
-		return withCode(exitMount, errors.Join(err, d.mount.Unmount(true)))
-	}
 	return nil
 }
 

@@ -141,7 +141,6 @@ func (e *engine) closeParts() error {
 // fuseMount is the kernel's side of a mount. *fusefs.Server is the real one.
 type fuseMount interface {
 	Serve()
-	WaitMount() error
 	Unmount(lazy bool) error
 	OpenFiles() int
 }

@@ -135,7 +135,7 @@ func TestKillWhileMounting(t *testing.T) {
 	m := harness.New(t, harness.Options{})
 	must(t, os.WriteFile(filepath.Join(m.Dir, "f"), []byte("x"), 0o644))
 	must(t, m.Stop())
-	for k := range number(t, "NEXUSFS_KILLS", often(12, 200)) {
+	for k := range number(t, "NEXUSFS_KILLS", often(60, 500)) {
 		must(t, m.Launch())
 		time.Sleep(time.Duration(k*7%61) * time.Millisecond) // moments all over the start
 		m.Kill9()
