@@ -84,7 +84,7 @@ func (t *tx) insertInode(c *meta.Change, ic *meta.InodeChange, rev, bytes int64)
 		return guard(err, a.Ino, "", "the inode exists")
 	}
 	if bytes != 0 {
-		if _, err := t.c.exec(stInodeBytes, t.s.k(int64(a.Ino)), bytes); err != nil {
+		if _, err := t.c.exec(stInodeGrow, t.s.k(int64(a.Ino)), bytes); err != nil {
 			return err
 		}
 	}
@@ -113,11 +113,13 @@ func (t *tx) updateInode(c *meta.Change, ic *meta.InodeChange, rev, grow int64, 
 	}
 	// Only then somebody's counters change, and the row's bytes must be known.
 	counts := grow != 0 || content || a.UID != b.UID || (a.Nlink > 0) != (b.Nlink > 0)
-	id := stInodeUpdate
 	if counts {
-		id = stInodeUpdateBytes
+		if err := t.c.query(stInodeBytes, func(st *sqlite.Stmt) bool { bytes = st.ColumnInt64(0); return false }, ino); err != nil {
+			return 0, err
+		}
+		bytes += grow
 	}
-	st, err := t.c.stmt(id)
+	st, err := t.c.stmt(stInodeUpdate)
 	if err != nil {
 		return 0, err
 	}
@@ -130,8 +132,7 @@ func (t *tx) updateInode(c *meta.Change, ic *meta.InodeChange, rev, grow int64, 
 		st.BindInt64(p+1, v)
 	}
 	bindHint(st, 16, c, t, a)
-	err = rows(st, func(st *sqlite.Stmt) bool { bytes = st.ColumnInt64(0); return true })
-	if err != nil {
+	if _, err := t.c.run(st); err != nil {
 		return 0, err
 	}
 	if counts {

@@ -30,10 +30,10 @@ const (
 	stInodeArchive
 	stInodeArchiveDir
 	stInodeUpdate
-	stInodeUpdateBytes
 	stInodeUpdateDir
 	stDirDelta
 	stInodeBytes
+	stInodeGrow
 	stHint
 	stNameInsert
 	stNameArchive
@@ -79,10 +79,6 @@ const joinedAttrCols = `i.ino,i.mode,i.uid,i.gid,i.nlink,i.rdev,i.flags,i.size,i
 
 const extentCols = `e.off,e.len,e.blob_off,e.begin,b.id,b.size,b.place,b.segment,b.offset`
 
-const updateInode = `UPDATE inodes SET mode=?2,uid=?3,gid=?4,nlink=?5,rdev=?6,flags=?7,size=?8,atime=?9,mtime=?10,
-	ctime=?11,rev=?12,content_rev=?13,version=?14,bytes=bytes+?15,
-	parent=coalesce(?16,parent),cookie=coalesce(?17,cookie) WHERE ino=?1`
-
 // A LIMIT that is a parameter makes SQLite prepare the statement anew whenever
 // the parameter changes (it looks at its value when it plans), which costs more
 // than most reads: callers stop stepping instead. OR FAIL where an INSERT takes
@@ -126,13 +122,15 @@ var statements = [stmtCount]string{
 	stInodeArchiveDir: `INSERT OR FAIL INTO inode_history(ino,"end",` + inodeCols + `)
 		SELECT ino,?2,` + inodeCols + ` FROM inodes WHERE ino=?1 AND (nlink>0)=(?9=0) AND (?3 OR entries=0)
 		AND mode=?4 AND uid=?5 AND gid=?6 AND flags=?7 AND parent=?8`,
-	stInodeUpdate:      updateInode,
-	stInodeUpdateBytes: updateInode + ` RETURNING bytes`,
+	stInodeUpdate: `UPDATE inodes SET mode=?2,uid=?3,gid=?4,nlink=?5,rdev=?6,flags=?7,size=?8,atime=?9,mtime=?10,
+		ctime=?11,rev=?12,content_rev=?13,version=?14,bytes=bytes+?15,
+		parent=coalesce(?16,parent),cookie=coalesce(?17,cookie) WHERE ino=?1`,
 	stInodeUpdateDir: `UPDATE inodes SET mode=?2,uid=?3,gid=?4,flags=?5,nlink=iif(?6,nlink+?7,0),entries=entries+?8,
 		atime=coalesce(?9,atime),mtime=coalesce(?10,mtime),ctime=coalesce(?11,ctime),rev=?12,
 		parent=?13,cookie=coalesce(?14,cookie) WHERE ino=?1`,
 	stDirDelta:   `UPDATE inodes SET entries=entries+?2,nlink=nlink+?3,mtime=?4,ctime=?4,rev=?5 WHERE ino=?1 AND nlink>0`,
-	stInodeBytes: `UPDATE inodes SET bytes=bytes+?2 WHERE ino=?1`,
+	stInodeBytes: `SELECT bytes FROM inodes WHERE ino=?1`,
+	stInodeGrow:  `UPDATE inodes SET bytes=bytes+?2 WHERE ino=?1`,
 	stHint:       `UPDATE inodes SET parent=?2,cookie=?3 WHERE ino=?1`,
 	stNameInsert: `INSERT INTO dentries(parent,cookie,name,ino,type,begin) VALUES(?1,?2,?3,?4,?5,?6)`,
 	stNameArchive: `INSERT OR FAIL INTO dentry_history(parent,cookie,name,"end",ino,type,begin)
