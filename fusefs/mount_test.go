@@ -171,7 +171,7 @@ func TestBusyMountSaysSoAndDetaches(t *testing.T) {
 		t.Skip(err)
 	}
 	go s.Serve()
-	f, err := os.Create(dir + "/open")
+	fd, err := unix.Open(dir+"/open", unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o644) // not os.Create, see pollOnce
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,10 +184,10 @@ func TestBusyMountSaysSoAndDetaches(t *testing.T) {
 	if _, err := os.Stat(dir + "/open"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the name is still there: %v", err)
 	}
-	if _, err := f.WriteString("still served"); err != nil {
+	if _, err := unix.Write(fd, []byte("still served")); err != nil {
 		t.Errorf("writing to the open file: %v", err)
 	}
-	if err := f.Close(); err != nil {
+	if err := unix.Close(fd); err != nil {
 		t.Error(err)
 	}
 	s.Wait()
