@@ -94,7 +94,7 @@ func (fs *FS) takeOff(n *node, c Caller, mode flushMode) *flight {
 		return nil
 	}
 	f := &flight{n: n, kind: OpWrite, caller: c}
-	if c.PID == 0 && c.Resolve == nil || c.same(n.staged.caller) {
+	if c.PID == 0 && c.Resolve == nil || c.PID != 0 && c.same(n.staged.caller) {
 		f.caller = n.staged.caller // nobody asked for it, or the last writer, of whom more is known
 		f.caller.Calling = false
 	}
