@@ -498,3 +498,41 @@ func BenchmarkCreateWrite4KClose(b *testing.B) {
 		h.Release(b.Context())
 	}
 }
+
+// The record of a commit names the program that wrote, as it was in write(2):
+// the thread may run another one when it closes. Somebody else's close is his.
+func TestRecordNamesWhoWrote(t *testing.T) {
+	r := newRig(t)
+	asked := 0
+	by := func(pid uint32, exe string, calling bool) Caller {
+		return Caller{PID: pid, Calling: calling, Resolve: func(c Caller) Actor { asked++; return Actor{PID: c.PID, Exe: exe} }}
+	}
+	for _, tt := range []struct {
+		name   string
+		writer Caller
+		closer Caller
+		want   string
+	}{
+		{"the writer's thread runs another program", by(7, "writer", true), by(7, "closer", false), "writer"},
+		{"another thread closes", by(7, "writer", true), by(8, "closer", false), "closer"},
+		{"a writer who was not looked at", by(7, "writer", false), by(7, "closer", false), "writer"},
+	} {
+		h := r.create(tt.name)
+		asked = 0
+		for i := range 3 {
+			if _, err := h.Write(t.Context(), tt.writer, int64(i), []byte("x"), false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := h.Flush(t.Context(), tt.closer); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.store.records[len(r.store.records)-1]; got.Kind != OpWrite || got.Actor.Exe != tt.want {
+			t.Errorf("%s: the record names %q, want %q", tt.name, got.Actor.Exe, tt.want)
+		}
+		if asked > 2 {
+			t.Errorf("%s: asked %d times", tt.name, asked)
+		}
+		r.close(h)
+	}
+}
