@@ -81,17 +81,34 @@ const maxDirTTL = time.Second
 // are asked for again.
 func (r *rawFS) attrTTL(a *meta.Attr) ttl {
 	switch {
-	case a.IsDir():
-		return r.cacheDir
 	case a.IsRegular() && r.dirty.has(uint64(a.Ino)):
 		return ttl{}
+	case r.shared():
+		return sharedTTL
+	case a.IsDir():
+		return r.cacheDir
+	}
+	return r.cache
+}
+
+// sharedTTL is how long the kernel may keep anything while other daemons change
+// the zone.
+var sharedTTL = newTTL(meta.KernelTTLShared)
+
+// shared reports whether what is answered holds for a moment only.
+func (r *rawFS) shared() bool { return r.several && (r.noEpoch || r.fs.Shared()) }
+
+// nameTTL is how long the kernel may keep names.
+func (r *rawFS) nameTTL() ttl {
+	if r.shared() {
+		return sharedTTL
 	}
 	return r.cache
 }
 
 func (r *rawFS) fillEntry(o *fuse.EntryOut, a *meta.Attr) {
 	o.NodeId = uint64(a.Ino)
-	r.cache.entry(o)
+	r.nameTTL().entry(o)
 	r.attrTTL(a).attr(o)
 	fillAttr(&o.Attr, a)
 }

@@ -35,6 +35,9 @@ func (r *rawFS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	if isVirtual(in.NodeId) {
 		return ok
 	}
+	if err := r.fs.Fresh(r.ctx); err != nil {
+		return r.status("opendir", in.NodeId, err)
+	}
 	r.notes.delivered(r.ctx, meta.Ino(in.NodeId))
 	out.OpenFlags = fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
 	return ok

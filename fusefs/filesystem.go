@@ -15,6 +15,8 @@ type filesystem interface {
 	SetAttr(ctx context.Context, c meta.Caller, ino meta.Ino, s meta.SetAttr, h file) (meta.Attr, error)
 	StatFS(ctx context.Context) (meta.StatFS, error)
 	Forget(ino meta.Ino)
+	Shared() bool
+	Fresh(ctx context.Context) error
 
 	Create(ctx context.Context, c meta.Caller, parent meta.Ino, name string, a meta.CreateArgs) (meta.Attr, file, error)
 	Tmpfile(ctx context.Context, c meta.Caller, parent meta.Ino, a meta.CreateArgs) (meta.Attr, file, error)

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"nexusfs/meta"
@@ -559,5 +560,36 @@ func TestOpenByHandle(t *testing.T) {
 	buf := make([]byte, 100)
 	if n, err := unix.Read(fd, buf); string(buf[:max(n, 0)]) != "by handle" {
 		t.Errorf("got %q, %v", buf[:max(n, 0)], err)
+	}
+}
+
+// While one daemon has a zone alone the kernel keeps names and attributes;
+// when others come it asks again, and keeps them for a moment only.
+func TestNamesAreKeptWhileAlone(t *testing.T) {
+	m := mountMem(t, true, func(o *Options) { o.Shared = true })
+	m.write(t, "f", "x")
+	ask := func() int {
+		t.Helper()
+		m.reqs.count()
+		for range 10 {
+			m.stat(t, "f")
+		}
+		return m.reqs.count()["LOOKUP"]
+	}
+	ask()
+	if got := ask(); got != 0 && !m.srv.raw.noEpoch {
+		t.Errorf("alone: asked %d times for a name that is known", got)
+	}
+	m.shared.Store(true)
+	if err := m.srv.Notifier().DropAll(t.Context(), true); err != nil && !m.srv.raw.noEpoch {
+		t.Fatal(err)
+	}
+	if got := ask(); got == 0 {
+		t.Error("others came, and the kernel did not ask again")
+	}
+	var out fuse.EntryOut
+	m.srv.raw.fillEntry(&out, &meta.Attr{Ino: m.ino(t, "f"), Mode: meta.ModeRegular})
+	if got := out.EntryTimeout(); got != meta.KernelTTLShared {
+		t.Errorf("names are kept for %v, want %v", got, meta.KernelTTLShared)
 	}
 }

@@ -20,6 +20,7 @@ type memFS struct {
 	past  map[versionKey][]byte // content of versions, for .nexusfs
 	whole map[meta.Ino]string   // files that hold an inode's content (P27)
 
+	shared       atomic.Bool                       // other daemons change the tree
 	beforeLookup atomic.Pointer[func(name string)] // runs without mu
 	actors       map[string]meta.Actor             // by operation, the last one
 }
@@ -150,7 +151,9 @@ func (m *memFS) StatFS(context.Context) (meta.StatFS, error) {
 	return meta.StatFS{BlockSize: 4096, Blocks: 1000, Free: 500, Avail: 400, Files: 30, FilesFree: 20, NameMax: 255}, nil
 }
 
-func (m *memFS) Forget(meta.Ino) {}
+func (m *memFS) Forget(meta.Ino)             {}
+func (m *memFS) Shared() bool                { return m.shared.Load() }
+func (m *memFS) Fresh(context.Context) error { return nil }
 
 // add makes a node with a name.
 func (m *memFS) add(c meta.Caller, parent meta.Ino, name string, mode, umask uint32) (*memNode, error) {

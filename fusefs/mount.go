@@ -126,6 +126,7 @@ func newServer(fs filesystem, set *settings, device int) (*Server, error) {
 		return nil, err
 	}
 	raw.pass.init(s)
+	raw.noEpoch = s.fuse.KernelSettings().Minor < minorIncEpoch
 	return s, nil
 }
 
@@ -147,7 +148,7 @@ func newRaw(ctx context.Context, fs filesystem, set *settings) *rawFS {
 	if r.notes == nil {
 		r.notes = NewNotifier(set.Log)
 	}
-	if !set.Shared {
+	if r.several = set.Shared; !r.several {
 		r.absent, r.noDirs = r.cache, true
 	}
 	return r
@@ -241,8 +242,12 @@ func (s *Server) DeleteNotify(parent, child uint64, name string) fuse.Status {
 	return s.fuse.DeleteNotify(parent, child, name)
 }
 
-// notifyIncEpoch is FUSE_NOTIFY_INC_EPOCH.
-const notifyIncEpoch = 8
+// notifyIncEpoch is FUSE_NOTIFY_INC_EPOCH, which the protocol has from minor
+// version 44 on (Linux 6.16).
+const (
+	notifyIncEpoch = 8
+	minorIncEpoch  = 44
+)
 
 // IncEpoch makes the kernel look every name of the mount up again. Linux
 // before 6.16 does not know the message.

@@ -50,10 +50,11 @@ type Notifier struct {
 	inodes  [inodeWorkers]inodeQueue
 	names   [nameWorkers]nameQueue
 	suspect suspects
-	reset   chan struct{} // wakes the goroutine that drops everything
+	reset   chan reset // wakes the goroutine that drops everything
 
 	kernel   atomic.Pointer[attached]
-	waiting  atomic.Int64 // inode notes not written yet: lets OPEN pass without a lock
+	ended    chan struct{} // closed when nothing is written any more
+	waiting  atomic.Int64  // inode notes not written yet: lets OPEN pass without a lock
 	written  atomic.Int64
 	overflow atomic.Int64
 }
@@ -69,7 +70,7 @@ func NewNotifier(log *slog.Logger) *Notifier {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	n := &Notifier{log: log, reset: make(chan struct{}, 1)}
+	n := &Notifier{log: log, reset: make(chan reset, 1), ended: make(chan struct{})}
 	for i := range n.inodes {
 		n.inodes[i].wake = make(chan struct{}, 1)
 	}
@@ -77,6 +78,12 @@ func NewNotifier(log *slog.Logger) *Notifier {
 		n.names[i].wake = make(chan struct{}, 1)
 	}
 	return n
+}
+
+// reset asks for everything to be dropped.
+type reset struct {
+	why  string
+	done chan error // gets the outcome; nil: nobody waits
 }
 
 // inodeNote is an invalidation. Notes of one inode are merged while they wait.
@@ -251,6 +258,7 @@ func (n *Notifier) run(ctx context.Context) {
 	wg.Go(func() { n.runReset(ctx) })
 	<-ctx.Done()
 	n.kernel.Store(nil)
+	close(n.ended)
 	wg.Wait()
 	for i := range n.inodes {
 		q := &n.inodes[i]
@@ -380,33 +388,81 @@ func (n *Notifier) wrote(st fuse.Status, what string, node uint64) {
 func (n *Notifier) overflowed() {
 	n.overflow.Add(1)
 	n.suspect.all()
-	signal(n.reset)
+	select {
+	case n.reset <- reset{why: "too many invalidations for the kernel"}:
+	default: // it will be dropped already
+	}
+}
+
+// DropAll makes the kernel look every name up again, and drops the attributes
+// and pages of open files; those of any other file go when it is opened next.
+// With wait it returns once the kernel was told, and fails where Linux before
+// 6.16 keeps names. A request's goroutine must not wait.
+func (n *Notifier) DropAll(ctx context.Context, wait bool) error {
+	if n.kernel.Load() == nil {
+		return nil // nothing was answered yet, or nothing is any more
+	}
+	n.suspect.all()
+	r := reset{why: "others change the zone"}
+	if !wait {
+		select {
+		case n.reset <- r:
+		default:
+		}
+		return nil
+	}
+	r.done = make(chan error, 1)
+	select {
+	case n.reset <- r:
+	case <-n.ended:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-n.ended:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // runReset drops what can be dropped at once.
 func (n *Notifier) runReset(ctx context.Context) {
 	for {
+		var r reset
 		select {
 		case <-ctx.Done():
 			return
-		case <-n.reset:
+		case r = <-n.reset:
 		}
-		k := n.kernel.Load()
-		if k == nil {
-			continue
+		err := n.resetKernel(r.why)
+		if r.done != nil {
+			r.done <- err
 		}
-		n.log.Warn("too many invalidations for the kernel: all of its names are dropped", "overflows", n.overflow.Load())
-		if err := k.IncEpoch(); err != nil {
-			n.log.Error("this kernel cannot drop all names at once (Linux 6.16 can): names that changed "+
-				"just now may be seen as they were; unmount and mount again to be sure", "err", err)
-		}
-		k.open(func(node uint64) {
-			st := k.InodeNotify(node, 0, 0)
-			if st != ok && st != stNotExist {
-				n.log.Warn("dropping an open file's pages", "ino", node, "err", statusError(st))
-			}
-		})
 	}
+}
+
+func (n *Notifier) resetKernel(why string) error {
+	k := n.kernel.Load()
+	if k == nil {
+		return nil
+	}
+	n.log.Info("all names that the kernel keeps are dropped", "why", why)
+	err := k.IncEpoch()
+	if err != nil {
+		n.log.Error("this kernel cannot drop all names at once (Linux 6.16 can): names that changed "+
+			"just now may be seen as they were; unmount and mount again to be sure", "err", err)
+	}
+	k.open(func(node uint64) {
+		st := k.InodeNotify(node, 0, 0)
+		if st != ok && st != stNotExist {
+			n.log.Warn("dropping an open file's pages", "ino", node, "err", statusError(st))
+		}
+	})
+	return err
 }
 
 // suspects are the inodes whose pages and attributes may be stale since a note

@@ -277,3 +277,23 @@ func TestEndReleasesWhoWaits(t *testing.T) {
 	<-ended
 	<-waited
 }
+
+// Whoever shares a zone from now on waits until the kernel was told.
+func TestDropAllWaitsForTheKernel(t *testing.T) {
+	k := &fakeKernel{}
+	n := runNotifier(t, k, 5, 6)
+	if err := n.DropAll(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprint(k.epochs, k.notes()), "1 [inode 5 pages true inode 6 pages true]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	n.delivered(t.Context(), 7) // was not open: suspect
+	if got := len(k.notes()); got != 3 {
+		t.Errorf("%d notes after the open of another file, want 3", got)
+	}
+	k.noInc = true
+	if err := n.DropAll(t.Context(), true); err == nil {
+		t.Error("a kernel that keeps its names counts as told")
+	}
+}

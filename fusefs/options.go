@@ -33,8 +33,10 @@ type Options struct {
 	// CacheTTL is how long the kernel may keep names and attributes; 0 is
 	// DefaultCacheTTL, negative is not at all.
 	CacheTTL time.Duration
-	// Shared says that other nodes change the same zone: absent names are then
-	// not kept, and directories are opened by a request (P13, P14).
+	// Shared says that other daemons may open the same zone: absent names are
+	// then not kept, and directories are opened by a request (P13, P14). While
+	// others are there, or always where the kernel cannot drop its names at once,
+	// nothing is kept for longer than meta.KernelTTLShared.
 	Shared bool
 
 	Store   string                 // shown as attribute user.nexusfs.store

@@ -27,6 +27,8 @@ type rawFS struct {
 	cacheDir ttl                          // of directories' attributes
 	absent   ttl                          // of names that are not there
 	noDirs   bool                         // directories are opened without a request
+	several  bool                         // other daemons may open the zone
+	noEpoch  bool                         // the kernel cannot drop all names at once
 	store    string                       // shown as user.nexusfs.store
 	control  string                       // shown as user.nexusfs.control
 

@@ -16,6 +16,8 @@ type KernelCache interface {
 	// InvalidateName drops a name; gone is the inode that it referred to when
 	// it was removed, else 0.
 	InvalidateName(parent meta.Ino, name string, gone meta.Ino)
+	// DropAll drops everything; with wait it returns once that is done.
+	DropAll(ctx context.Context, wait bool) error
 }
 
 // Invalidate is the hook that keeps the kernel's caches true: it drops what an
@@ -41,6 +43,9 @@ func (h *Invalidate) Apply(_ context.Context, ops []meta.Committed) error {
 	}
 	return nil
 }
+
+// Forget implements meta.Forgetter.
+func (h *Invalidate) Forget(ctx context.Context, wait bool) error { return h.kernel.DropAll(ctx, wait) }
 
 // all drops everything that an operation changed.
 func (h *Invalidate) all(c *meta.Change) {

@@ -82,3 +82,19 @@ func TestInvalidate(t *testing.T) {
 		})
 	}
 }
+
+func (h *heard) DropAll(_ context.Context, wait bool) error {
+	*h = append(*h, fmt.Sprintf("everything, wait %t", wait))
+	return nil
+}
+
+func TestForgetDropsEverything(t *testing.T) {
+	var h heard
+	var hook meta.Hook = NewInvalidate(&h)
+	if err := hook.(meta.Forgetter).Forget(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(heard{"everything, wait true"}, h); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -97,10 +97,25 @@ func (s *shard[K, V]) drop(k K) {
 	delete(s.cold, k)
 }
 
+// clear forgets all entries and any fill under way.
+func (s *shard[K, V]) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.applied++
+	s.hot, s.cold = nil, nil
+}
+
 func (s *shard[K, V]) size() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.hot) + len(s.cold)
+}
+
+func (c *cache) clear() {
+	for i := range c.attrs {
+		c.attrs[i].clear()
+		c.names[i].clear()
+	}
 }
 
 func (c *cache) attr(ino Ino) *shard[Ino, *Attr] { return &c.attrs[ino%cacheShards] }

@@ -2,6 +2,7 @@ package meta
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -248,10 +249,23 @@ func (c *collector) free(ctx context.Context, list []Blob) (int, error) {
 	return len(ids), nil
 }
 
+// mayCollect refuses to let anything go while other daemons have the zone open:
+// one of them may have it open, or be about to use it.
+func (fs *FS) mayCollect(op string) error {
+	if err := fs.writable(op); err != nil {
+		return err
+	}
+	if fs.Shared() {
+		return E(op, 0, "", KindBusy, errors.New("other daemons have this zone open: nothing is removed until one of them has it alone"))
+	}
+	return nil
+}
+
 // CollectNow applies the retention policy and frees what nothing refers to, at
-// once and whole. It runs beside everything else.
+// once and whole. It runs beside everything else. KindBusy while other daemons
+// have the zone open.
 func (fs *FS) CollectNow(ctx context.Context) (CollectResult, error) {
-	if err := fs.writable("collect"); err != nil {
+	if err := fs.mayCollect("collect"); err != nil {
 		return CollectResult{}, err
 	}
 	fs.nodes.upkeep.collecting.Lock()
@@ -270,7 +284,7 @@ func (fs *FS) CollectNow(ctx context.Context) (CollectResult, error) {
 // the retention policy says; what is current or open stays. It records that it
 // was done, by whom.
 func (fs *FS) Purge(ctx context.Context, c Caller, ino Ino) (CollectResult, error) {
-	if err := fs.writable("purge"); err != nil {
+	if err := fs.mayCollect("purge"); err != nil {
 		return CollectResult{}, err
 	}
 	_, err := fs.commit(ctx, c, OriginCommand, func(v *view) (*Change, error) {

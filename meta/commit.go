@@ -45,7 +45,8 @@ type plan func(v *view) (*Change, error)
 
 // request is one caller waiting for its operation.
 type request struct {
-	plan   plan
+	plan   plan // nil: nothing but to look
+	look   bool // the newest state of the store must be known before plan runs
 	actor  Actor
 	origin Origin
 	wake   chan struct{} // capacity 1
@@ -58,6 +59,9 @@ type request struct {
 }
 
 var requests = sync.Pool{New: func() any { return &request{wake: make(chan struct{}, 1)} }}
+
+// reset empties a request that was used before.
+func (r *request) reset() { *r = request{wake: r.wake} }
 
 // queue is where requests gather.
 type queue struct {
@@ -77,12 +81,13 @@ type Result struct {
 // KindFenced, KindReadOnly or KindShutdown; then nothing was changed (I8).
 func (fs *FS) commit(ctx context.Context, c Caller, origin Origin, p plan) (Result, error) {
 	r := requests.Get().(*request)
-	r.plan, r.origin, r.lead, r.err, r.change, r.rev, r.tries = p, origin, false, nil, nil, 0, 0
+	r.reset()
+	r.plan, r.origin = p, origin
 	r.actor = c.Actor()
 	r.actor.Node, r.actor.Agent, r.actor.Task = fs.o.Node, fs.o.Agent, fs.o.Task
 	fs.enqueue(ctx, r)
 	res, err := Result{Rev: r.rev, Change: r.change}, r.err
-	r.plan, r.change = nil, nil
+	r.reset()
 	requests.Put(r)
 	return res, err
 }
@@ -185,16 +190,21 @@ func (fs *FS) runBatch(ctx context.Context, batch []*request) {
 
 // tryBatch plans and commits once and returns what must be repeated.
 func (fs *FS) tryBatch(ctx context.Context, batch []*request) (again []*request) {
+	batch = fs.lookFirst(ctx, batch)
 	v := view{fs: fs, ctx: ctx, now: fs.now().UnixNano(), next: Rev(fs.head.Load()) + 1, overlay: len(batch) > 1}
 	planned := make([]*request, 0, len(batch))
 	for _, r := range batch {
 		r.change, r.err = nil, nil
-		if r.err = fs.planOne(&v, r); r.err == nil && r.change != nil {
+		switch r.err = fs.planOne(&v, r); {
+		case r.err == nil && r.change != nil:
 			planned = append(planned, r)
+		case !r.look && fs.peers.sharing.Load(): // what refused it may be another daemon's past
+			r.look = true
+			again = append(again, r)
 		}
 	}
 	if len(planned) == 0 {
-		return nil
+		return again
 	}
 	b := Batch{Session: fs.session, Epoch: fs.epoch, Barrier: fs.sync.durable(), Changes: make([]*Change, len(planned))}
 	for i, r := range planned {
@@ -204,12 +214,15 @@ func (fs *FS) tryBatch(ctx context.Context, batch []*request) (again []*request)
 	outcomes, err := fs.o.Store.Commit(ctx, &b)
 	// gofail: var afterCommit struct{}
 	if err != nil {
+		if KindOf(err) == KindFenced {
+			fs.fenced(err)
+		}
 		for _, r := range planned {
 			r.err, r.change = err, nil
 		}
-		return nil
+		return again
 	}
-	return fs.settle(ctx, planned, outcomes)
+	return append(again, fs.settle(ctx, planned, outcomes)...)
 }
 
 // planOne runs a request's rule and completes its record.
@@ -234,11 +247,13 @@ func (fs *FS) planOne(v *view, r *request) error {
 
 // settle applies what was committed and returns the requests to repeat.
 func (fs *FS) settle(ctx context.Context, planned []*request, outcomes []Outcome) (again []*request) {
+	fs.overtaken(ctx, outcomes)
 	done := make([]Committed, 0, len(planned))
 	for i, r := range planned {
 		o := outcomes[i]
 		if o.Err != nil {
 			fs.forget(r.change)
+			r.look = true
 			fs.counters.conflicts.Add(1)
 			if r.tries++; KindOf(o.Err) == KindConflict && r.tries < maxRetries {
 				again = append(again, r)
@@ -257,9 +272,31 @@ func (fs *FS) settle(ctx context.Context, planned []*request, outcomes []Outcome
 	fs.counters.ops.Add(int64(len(done)))
 	fs.counters.batches.Add(1)
 	fs.head.Store(int64(done[len(done)-1].Rev))
+	if fs.o.Durable {
+		fs.sync.safe.Store(fs.head.Load())
+	}
 	fs.sync.dirty()
 	fs.publish(ctx, done)
 	return again
+}
+
+// overtaken applies what others committed between the newest revision known
+// here and the batch. When the store does not say, everything is dropped.
+func (fs *FS) overtaken(ctx context.Context, outcomes []Outcome) {
+	i := slices.IndexFunc(outcomes, func(o Outcome) bool { return o.Err == nil })
+	if i < 0 {
+		return
+	}
+	known, before := Rev(fs.head.Load()), outcomes[i].Rev-1
+	if before == known {
+		return
+	}
+	if err := fs.follow(ctx, known, before); err != nil {
+		fs.log.Warn("what other daemons changed is not known: everything is dropped", "err", err)
+		if err := fs.dropAll(ctx, before); err != nil {
+			fs.log.Error("dropping the kernel's caches failed; unmount", "err", err)
+		}
+	}
 }
 
 // conflictKind hides KindConflict, which means nothing to a caller.

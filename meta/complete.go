@@ -43,10 +43,7 @@ func (c *complete) add(ch *Change) {
 			continue
 		}
 		if in.After.Nlink == 0 {
-			if names, known := c.dirs[in.After.Ino]; known {
-				c.total -= len(names) + 1
-				delete(c.dirs, in.After.Ino)
-			}
+			c.drop(in.After.Ino)
 		} else if in.Before == nil {
 			if c.dirs == nil {
 				c.dirs = make(map[Ino]map[uint64]struct{})
@@ -58,6 +55,28 @@ func (c *complete) add(ch *Change) {
 	if c.total > completeMax {
 		c.dirs, c.total = nil, 0
 	}
+}
+
+// drop forgets a directory; the caller holds mu.
+func (c *complete) drop(dir Ino) {
+	if names, known := c.dirs[dir]; known {
+		c.total -= len(names) + 1
+		delete(c.dirs, dir)
+	}
+}
+
+// forget says that somebody else changed a directory.
+func (c *complete) forget(dir Ino) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drop(dir)
+}
+
+// clear forgets all directories.
+func (c *complete) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dirs, c.total = nil, 0
 }
 
 // absent reports that a name is certainly not there.

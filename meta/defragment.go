@@ -124,6 +124,9 @@ func (f *flight) rewrite(ctx context.Context, fs *FS, list []Extent, off, end in
 // commitRewrite replaces the extents, unless the file changed since rev.
 func (fs *FS) commitRewrite(ctx context.Context, f *flight, rev Rev, pieces int) error {
 	ino := f.n.ino
+	if err := fs.syncFirst(ctx, f.blobs); err != nil {
+		return err
+	}
 	_, err := fs.commit(ctx, Caller{}, OriginKernel, func(v *view) (*Change, error) {
 		before, err := v.inode(ino)
 		if err != nil {
@@ -143,11 +146,6 @@ func (fs *FS) commitRewrite(ctx context.Context, f *flight, rev Rev, pieces int)
 	if err != nil {
 		return err
 	}
-	if n := fs.useNode(ino); n != nil {
-		n.mu.Lock()
-		fs.unmap(n)
-		n.mu.Unlock()
-		fs.closeNode(n)
-	}
+	fs.unmapOpen(ino)
 	return nil
 }

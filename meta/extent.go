@@ -55,6 +55,18 @@ func (fs *FS) unmap(n *node) {
 	n.mapMiss = 0
 }
 
+// unmapOpen drops the mapping of a file that may be open.
+func (fs *FS) unmapOpen(ino Ino) {
+	n := fs.useNode(ino)
+	if n == nil {
+		return
+	}
+	n.mu.Lock()
+	fs.unmap(n)
+	n.mu.Unlock()
+	fs.closeNode(n)
+}
+
 // remap keeps a mapping, unless all files together have enough of them.
 func (fs *FS) remap(n *node, m *mapping) {
 	n.mu.Lock()

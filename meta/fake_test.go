@@ -164,6 +164,9 @@ func (s *fakeStore) guard(ch *Change) error {
 		if c.Before == nil && ok || c.Before != nil && (!ok || !old.IsDir() && old.Rev != c.Before.Rev) {
 			return conflict
 		}
+		if old.IsDir() && c.After.Nlink == 0 && old.Entries != 0 {
+			return conflict
+		}
 	}
 	for _, n := range ch.Names {
 		if s.names[nameKey{n.Parent, n.Name}] != n.Before {
@@ -317,7 +320,18 @@ func (s *fakeStore) Inos(_ context.Context, n int) (Ino, error) {
 }
 func (s *fakeStore) Reserve(_ context.Context, rev Rev) error { s.reserved = rev; return nil }
 
-func (s *fakeStore) Records(context.Context, RecordFilter, func(*Record) bool) error { return nil }
+func (s *fakeStore) Records(_ context.Context, f RecordFilter, fn func(*Record) bool) error {
+	s.mu.Lock()
+	list := slices.Clone(s.records)
+	s.mu.Unlock()
+	for i := range list {
+		if r := &list[i]; r.Rev > f.Since && (f.Until == 0 || r.Rev <= f.Until) && !fn(r) {
+			break
+		}
+	}
+	return nil
+}
+
 func (s *fakeStore) Versions(_ context.Context, ino Ino) ([]Version, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,6 +2,7 @@ package meta
 
 import (
 	"context"
+	"slices"
 	"strconv"
 )
 
@@ -68,12 +69,29 @@ func (fs *FS) flush(ctx context.Context, c Caller, n *node, mode flushMode) erro
 	ctx = context.WithoutCancel(ctx)
 	err := f.prepare(ctx, fs)
 	if err == nil {
+		err = fs.syncFirst(ctx, f.blobs)
+	}
+	if err == nil {
 		// gofail: var beforeFlushCommit struct{}
 		_, err = fs.commit(ctx, f.caller, OriginKernel, f.plan)
 		// gofail: var afterFlushCommit struct{}
 	}
 	fs.land(ctx, f, err)
 	return err
+}
+
+// syncFirst makes content durable before a commit names it, on a store whose
+// commits nobody takes back (P22, P23). Blobs that ride in the transaction need
+// nothing.
+func (fs *FS) syncFirst(ctx context.Context, blobs []NewBlob) error {
+	outside := func(b NewBlob) bool { return b.Place != PlaceInline }
+	if !fs.o.SyncFirst || !slices.ContainsFunc(blobs, outside) {
+		return nil
+	}
+	if err := fs.o.Content.Sync(ctx); err != nil {
+		return fs.fail(err)
+	}
+	return nil
 }
 
 // takeOff waits for a flush under way and takes what is staged; nil when there

@@ -28,6 +28,7 @@ type Options struct {
 	Upkeep    Upkeep
 	Content   Content
 	Announcer Announcer // nil: this node is alone
+	Peers     Peers     // nil: no other daemon can open the store
 	Hooks     []Hook    // in order
 
 	Zone       string // for messages
@@ -38,7 +39,10 @@ type Options struct {
 	Agent      string // declared by whoever mounted; on every record
 	Task       string
 	ReadOnly   bool
-	Strict     bool // durability level 'strict': every operation waits for the disk
+	Strict     bool          // durability level 'strict': every operation waits for the disk
+	Durable    bool          // Store.Commit returns when the batch is durable
+	SyncFirst  bool          // content is durable before a commit names it, at every level: nothing is ever taken back
+	Lease      time.Duration // of the session, where there are Peers; 0: DefaultLease
 	Retention  RetentionPolicy
 	StageLimit int64            // bytes of staged writes in memory, 0: 64 MiB
 	StageAge   time.Duration    // staged writes older than this are committed, 0: 5 s
@@ -78,6 +82,7 @@ type FS struct {
 	room  room
 	nodes nodes
 	sync  barrier
+	peers peers
 
 	session, epoch int64
 	head           atomic.Int64 // newest revision applied here

@@ -58,13 +58,20 @@ func (fs *FS) handle(ino Ino, f OpenFlags, c Caller) *Handle {
 }
 
 // OpenFile opens a regular file, also one that has lost its last name.
-// KindNotExist, KindIsDir, KindNoDevice for what has no content, KindReadOnly.
+// KindNotExist, KindIsDir, KindNoDevice for what has no content, KindReadOnly,
+// KindStale when another daemon took its last name: the kernel then walks the
+// path again.
 func (fs *FS) OpenFile(ctx context.Context, c Caller, ino Ino, f OpenFlags) (*Handle, error) {
+	if err := fs.fresh(ctx); err != nil {
+		return nil, err
+	}
 	a, err := fs.attr(ctx, ino)
 	if err != nil {
 		return nil, err
 	}
 	switch {
+	case a.Nlink == 0 && fs.Shared() && fs.nodes.get(ino) == nil:
+		return nil, E("open", ino, "", KindStale, nil)
 	case a.IsDir():
 		return nil, E("open", ino, "", KindIsDir, nil)
 	case a.IsSymlink():

@@ -37,3 +37,11 @@ type Hook interface {
 	Name() string
 	Apply(ctx context.Context, ops []Committed) error
 }
+
+// Forgetter is a Hook that keeps something which can be dropped whole: it is
+// told when nobody knows any more what others changed.
+type Forgetter interface {
+	// Forget drops everything; wait says to return only when that is done, and
+	// is never set by the commit path.
+	Forget(ctx context.Context, wait bool) error
+}

@@ -11,13 +11,27 @@ func (fs *FS) Lookup(ctx context.Context, parent Ino, name string) (Attr, error)
 	if len(name) > NameMax {
 		return Attr{}, E("lookup", parent, "", KindNameTooLong, nil)
 	}
+	if err := fs.recent(ctx); err != nil {
+		return Attr{}, err
+	}
+	a, err := fs.lookup(ctx, parent, name)
+	if err != nil && KindOf(err) == KindNotExist && fs.Shared() {
+		if err := fs.look(ctx); err != nil { // another daemon may have made it just now (P13)
+			return Attr{}, err
+		}
+		return fs.lookup(ctx, parent, name)
+	}
+	return a, err
+}
+
+func (fs *FS) lookup(ctx context.Context, parent Ino, name string) (Attr, error) {
 	names, key := fs.cache.name(parent, name), nameKey{parent, name}
 	if n, ok := names.get(key); ok {
 		fs.counters.nameHits.Add(1)
 		if n.ino == 0 {
 			return Attr{}, E("lookup", parent, name, KindNotExist, nil)
 		}
-		return fs.GetAttr(ctx, n.ino)
+		return fs.getAttr(ctx, n.ino)
 	}
 	if fs.known.absent(parent, name) {
 		fs.counters.nameHits.Add(1)
@@ -40,6 +54,13 @@ func (fs *FS) Lookup(ctx context.Context, parent Ino, name string) (Attr, error)
 // GetAttr returns an inode's attributes, staged writes included. An inode
 // without names is found as long as it is open or history keeps it.
 func (fs *FS) GetAttr(ctx context.Context, ino Ino) (Attr, error) {
+	if err := fs.recent(ctx); err != nil {
+		return Attr{}, err
+	}
+	return fs.getAttr(ctx, ino)
+}
+
+func (fs *FS) getAttr(ctx context.Context, ino Ino) (Attr, error) {
 	a, err := fs.attr(ctx, ino)
 	if err != nil {
 		return Attr{}, err

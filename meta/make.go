@@ -211,5 +211,6 @@ func (fs *FS) Symlink(ctx context.Context, c Caller, parent Ino, name, target st
 
 // Readlink returns a symbolic link's target.
 func (fs *FS) Readlink(ctx context.Context, ino Ino) (string, error) {
+	// A link's target never changes; another link of the same name is another inode.
 	return fs.o.Store.Target(ctx, ino)
 }

@@ -24,6 +24,9 @@ func (h *Handle) Read(ctx context.Context, off int64, p []byte) (int, error) {
 		return 0, E("read", h.n.ino, "", KindInvalid, nil)
 	}
 	fs, n := h.fs, h.n
+	if err := fs.recent(ctx); err != nil {
+		return 0, err
+	}
 	sequential := h.next.Load() == off && off > 0
 	got, err := fs.readNode(ctx, n, off, p)
 	if err == nil {

@@ -24,18 +24,23 @@ func (fs *FS) Open(ctx context.Context) error {
 	fs.sync.safe.Store(int64(head.Barrier))
 	if fs.o.ReadOnly {
 		fs.sync.safe.Store(int64(head.Rev)) // nothing will be committed: nothing is to wait for
+		fs.peers.sharing.Store(fs.o.Peers != nil)
 		return nil
 	}
 	if head.Barrier < head.Rev {
 		fs.sync.dirty() // what an unclean predecessor left becomes durable soon, too
 	}
-	return fs.reserve(ctx)
+	if err := fs.reserve(ctx); err != nil {
+		return err
+	}
+	return fs.admit(ctx)
 }
 
 // begin records the session and recovers from an unclean predecessor.
 func (fs *FS) begin(ctx context.Context) error {
 	session, epoch, prev, err := fs.o.Sessions.Begin(ctx, SessionInfo{
 		Node: fs.o.Node, PID: fs.pid(), BootID: fs.o.BootID, Mountpoint: fs.o.Mountpoint, Started: fs.now().UnixNano(),
+		Lease: int64(fs.lease()),
 	})
 	if err != nil {
 		return err
@@ -46,8 +51,8 @@ func (fs *FS) begin(ctx context.Context) error {
 	}
 	fs.nodes.upkeep.unclean.Store(true)
 	fs.log.Info("the last session did not end in order", "session", prev.Session, "pid", prev.PID, "node", prev.Node)
-	if prev.BootID == fs.o.BootID && fs.o.BootID != "" {
-		return nil // the daemon died, the machine did not: what it wrote is there
+	if fs.o.SyncFirst || prev.BootID == fs.o.BootID && fs.o.BootID != "" {
+		return nil // the daemon died, the machine did not (or nothing depends on it): what it wrote is there
 	}
 	if err := fs.recover(ctx); err != nil {
 		return err

@@ -13,6 +13,8 @@ type Status struct {
 	ReadOnly   bool   `json:"read_only"`
 	Durability string `json:"durability"` // "relaxed" or "strict"
 	Failed     string `json:"failed,omitempty"`
+	Shared     bool   `json:"shared"` // other daemons may change the zone: the kernel keeps nothing for longer than a moment
+	Peers      int64  `json:"peers"`  // other live daemons
 
 	Revision Rev `json:"revision"`         // newest operation
 	Durable  Rev `json:"durable_revision"` // newest that survives a loss of power
@@ -60,6 +62,7 @@ func (fs *FS) Status() Status {
 		Zone: fs.o.Zone, Mountpoint: fs.o.Mountpoint, Node: fs.o.Node, PID: fs.pid(),
 		Session: fs.session, Epoch: fs.epoch, ReadOnly: fs.o.ReadOnly, Durability: "relaxed",
 		Revision: Rev(fs.head.Load()), Durable: fs.sync.durable(),
+		Shared: fs.Shared(), Peers: fs.peers.others.Load(),
 		StagedBytes: fs.nodes.staged.Load(), StagedFiles: fs.nodes.dirty.Load(),
 		Operations: OperationsStatus{
 			Committed: n.ops.Load(), Batches: n.batches.Load(), Conflicts: n.conflicts.Load(), Barriers: n.barriers.Load(),

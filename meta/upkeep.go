@@ -29,11 +29,18 @@ type upkeepState struct {
 // the log, and lets history and content go. A duty that fails is logged and
 // tried again. Call it once, between Open and Close.
 func (fs *FS) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	if fs.o.Peers != nil {
+		wg.Go(func() { every(ctx, peerLook, fs.keepLooking) })
+	}
 	if fs.o.ReadOnly {
 		<-ctx.Done()
+		wg.Wait()
 		return nil
 	}
-	var wg sync.WaitGroup
+	if fs.o.Peers != nil {
+		wg.Go(func() { fs.keepSession(ctx) })
+	}
 	wg.Go(func() { every(ctx, max(fs.o.StageAge/5, 10*time.Millisecond), fs.streamOld) })
 	wg.Go(func() { every(ctx, barrierEvery, fs.keepDurable) })
 	ckpt := checkpointer{fs: fs}
@@ -128,8 +135,8 @@ type keeper struct {
 
 func (k *keeper) look(ctx context.Context) {
 	fs, now := k.fs, k.fs.now()
-	if fs.failed.Load() != nil {
-		return
+	if fs.failed.Load() != nil || fs.Shared() {
+		return // others may be about to use what nothing refers to
 	}
 	space, err := fs.o.Content.Space(ctx)
 	if err != nil {
@@ -209,6 +216,11 @@ func (fs *FS) compactContent(ctx context.Context) error {
 // moved records durably that a blob has a new place, for the old one goes next.
 // A writer who has seen the old place is about to name it in a row: it stays.
 func (fs *FS) moved(ctx context.Context, from, to Blob) error {
+	if fs.o.SyncFirst {
+		if err := fs.o.Content.Sync(ctx); err != nil {
+			return fs.fail(err)
+		}
+	}
 	gate := &fs.nodes.put.gate
 	gate.Lock()
 	err := E("move", 0, "", KindConflict, nil)
@@ -231,7 +243,7 @@ const leftoverStep = 1024
 // leftovers frees content that a killed session stored and never committed. It
 // runs beside everything else, once.
 func (fs *FS) leftovers(ctx context.Context) {
-	if !fs.nodes.upkeep.unclean.Load() {
+	if !fs.nodes.upkeep.unclean.Load() || fs.Shared() {
 		return
 	}
 	var found []Blob

@@ -24,6 +24,9 @@ const (
 
 // GetXattr returns one extended attribute. KindNoData.
 func (fs *FS) GetXattr(ctx context.Context, ino Ino, name string) ([]byte, error) {
+	if err := fs.recent(ctx); err != nil {
+		return nil, err
+	}
 	a, err := fs.attr(ctx, ino)
 	if err != nil {
 		return nil, err
@@ -49,6 +52,9 @@ func (a *Attr) lacks(name string) bool {
 
 // ListXattr returns the names of all extended attributes.
 func (fs *FS) ListXattr(ctx context.Context, ino Ino) ([]string, error) {
+	if err := fs.recent(ctx); err != nil {
+		return nil, err
+	}
 	a, err := fs.attr(ctx, ino)
 	if err != nil || a.Flags&FlagXattrs == 0 {
 		return nil, err

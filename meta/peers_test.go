@@ -1,0 +1,335 @@
+package meta
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// fakePeers is what a store knows of its sessions. Leases end when the test
+// says so.
+type fakePeers struct {
+	mu       sync.Mutex
+	sessions map[int64]*fakeSession
+	changed  chan struct{}
+}
+
+type fakeSession struct {
+	shares, fenced, silent bool
+}
+
+func newFakePeers() *fakePeers {
+	return &fakePeers{sessions: map[int64]*fakeSession{}, changed: make(chan struct{})}
+}
+
+func (p *fakePeers) notify() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// silence lets a session's lease end.
+func (p *fakePeers) silence(session int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sessions[session].silent = true
+}
+
+func (p *fakePeers) end(session int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.sessions, session)
+	p.notify()
+}
+
+func (p *fakePeers) heartbeat(session int64, mode PeerMode) (st PeerState, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	me := p.sessions[session]
+	if me == nil {
+		me = &fakeSession{}
+		p.sessions[session] = me
+		p.notify()
+	}
+	if me.fenced {
+		return st, E("session", 0, "", KindFenced, nil)
+	}
+	for id, s := range p.sessions {
+		if id == session || s.fenced {
+			continue
+		}
+		if s.silent {
+			s.fenced = true
+			continue
+		}
+		st.Others++
+		if !s.shares {
+			st.Unready++
+		}
+	}
+	before := me.shares
+	me.shares = me.shares && (mode == PeerShares || st.Others > 0) || mode == PeerShares
+	if me.shares != before {
+		p.notify()
+	}
+	st.Alone = !me.shares && st.Others == 0
+	return st, nil
+}
+
+// peersOf is one daemon's side of fakePeers.
+type peersOf struct {
+	*fakePeers
+	watching chan struct{} // closed by the first change since the watch before
+}
+
+func (p *peersOf) Heartbeat(_ context.Context, session, _ int64, mode PeerMode) (PeerState, error) {
+	return p.heartbeat(session, mode)
+}
+
+func (p *peersOf) now() chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.changed
+}
+
+func (p *peersOf) WatchSessions(ctx context.Context) error {
+	if p.watching == nil {
+		p.watching = p.now()
+		return nil
+	}
+	select {
+	case <-p.watching:
+		p.watching = p.now()
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// keptByKernel is a hook that stands for the kernel's caches.
+type keptByKernel struct {
+	mu    sync.Mutex
+	drops int         // times that everything was dropped
+	ops   []Committed // of others
+}
+
+func (*keptByKernel) Name() string { return "kernel" }
+func (k *keptByKernel) Apply(_ context.Context, ops []Committed) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range ops {
+		if ops[i].Origin == OriginRemote {
+			k.ops = append(k.ops, ops[i])
+		}
+	}
+	return nil
+}
+func (k *keptByKernel) Forget(context.Context, bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.drops++
+	return nil
+}
+func (k *keptByKernel) dropped() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.drops
+}
+
+// daemon is one of several on a store.
+type daemon struct {
+	*rig
+	kernel *keptByKernel
+	stop   func()
+}
+
+// joinZone starts a daemon beside others; it returns once it is admitted.
+func joinZone(t *testing.T, store *fakeStore, p *fakePeers) *daemon {
+	t.Helper()
+	d := &daemon{kernel: &keptByKernel{}}
+	d.rig = newRig(t, func(o *Options) {
+		o.Store, o.History, o.Sessions, o.Upkeep = store, store, store, store
+		o.Peers, o.Hooks = &peersOf{fakePeers: p}, []Hook{d.kernel}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := d.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	d.stop = sync.OnceFunc(func() { cancel(); <-done; p.end(d.session) })
+	t.Cleanup(d.stop)
+	return d
+}
+
+// until waits for a condition that another goroutine brings about.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+func TestADaemonIsAdmittedWhenTheOthersShare(t *testing.T) {
+	store, p := newFakeStore(), newFakePeers()
+	a := joinZone(t, store, p)
+	if a.Shared() {
+		t.Fatal("a daemon that is alone believes that others live")
+	}
+	b := joinZone(t, store, p)
+	if !a.Shared() || !b.Shared() {
+		t.Fatalf("shared: %v and %v, want both", a.Shared(), b.Shared())
+	}
+	if a.kernel.dropped() == 0 {
+		t.Fatal("admitted before the first daemon's kernel has dropped what it kept")
+	}
+	b.stop()
+	until(t, "alone again", func() bool { return !a.Shared() })
+}
+
+func TestASilentDaemonIsFenced(t *testing.T) {
+	store, p := newFakeStore(), newFakePeers()
+	a := newRig(t, func(o *Options) { // nobody renews its session: Run is not called
+		o.Store, o.History, o.Sessions, o.Upkeep = store, store, store, store
+		o.Peers = &peersOf{fakePeers: p}
+	})
+	p.silence(a.session)
+	b := joinZone(t, store, p)
+	if b.Shared() {
+		t.Error("the fenced daemon counts")
+	}
+	a.uncertain(t.Context(), a.meet(t.Context()))
+	_, err := a.Mkdir(t.Context(), user, RootIno, "d", 0o755, 0)
+	a.wantKind(err, KindFenced)
+	if !a.Shared() {
+		t.Error("a fenced daemon trusts what it knows")
+	}
+}
+
+func TestAnUncertainLeaseDropsWhatTheKernelKeeps(t *testing.T) {
+	store, p := newFakeStore(), newFakePeers()
+	a := joinZone(t, store, p)
+	a.stop()
+	before := a.kernel.dropped()
+	a.uncertain(t.Context(), errDisk)
+	if a.Shared() || a.kernel.dropped() != before {
+		t.Fatal("a heartbeat that failed once, long before the lease ends, changed the mode")
+	}
+	a.clock.Add(int64(DefaultLease))
+	a.uncertain(t.Context(), errDisk)
+	a.uncertain(t.Context(), errDisk)
+	if !a.Shared() || a.kernel.dropped() != before+1 {
+		t.Fatalf("shared %v, dropped %d times, want once", a.Shared(), a.kernel.dropped()-before)
+	}
+}
+
+func TestWhatAnotherDaemonDidIsSeen(t *testing.T) {
+	store, p := newFakeStore(), newFakePeers()
+	a, b := joinZone(t, store, p), joinZone(t, store, p)
+	ctx := t.Context()
+	mkdir := func(d *daemon, parent Ino, name string) Ino {
+		t.Helper()
+		at, err := d.Mkdir(ctx, user, parent, name, 0o755, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at.Ino
+	}
+	dir := mkdir(a, RootIno, "d")
+	// a knows every name of d, so nothing but a look can tell it of this one.
+	x := mkdir(b, dir, "x")
+	if at, err := a.Lookup(ctx, dir, "x"); err != nil || at.Ino != x {
+		t.Fatalf("a name made by another daemon: %v, %v", at.Ino, err)
+	}
+	if err := b.Rmdir(ctx, user, dir, "x"); err != nil {
+		t.Fatal(err)
+	}
+	// a believes that x is there: the refusal has to be looked at twice.
+	mkdir(a, dir, "x")
+	if err := b.Rmdir(ctx, user, RootIno, "d"); KindOf(err) != KindNotEmpty {
+		t.Fatalf("removing a directory that another daemon has filled: %v", err)
+	}
+	h := a.create("f")
+	a.write(h, 0, []byte("one"))
+	a.close(h)
+	at, err := b.Lookup(ctx, RootIno, "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hb := b.open(at.Ino)
+	b.write(hb, 0, []byte("two!"))
+	b.close(hb)
+	h = a.open(at.Ino)
+	if got := string(a.read(h, 0, 10)); got != "two!" {
+		t.Errorf("close to open: read %q", got)
+	}
+	a.close(h)
+	if err := b.Unlink(ctx, user, RootIno, "f"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.OpenFile(ctx, user, at.Ino, OpenFlags{Read: true}); KindOf(err) != KindStale {
+		t.Errorf("opening by a name that is gone: %v, want stale, so that the kernel looks again", err)
+	}
+}
+
+// Operations of others between two of ours reach the hooks in revision order,
+// and the counts of a directory that both change stay true.
+func TestOperationsOfOthersAreAppliedInOrder(t *testing.T) {
+	store, p := newFakeStore(), newFakePeers()
+	a, b := joinZone(t, store, p), joinZone(t, store, p)
+	for i := range 20 {
+		for _, d := range []*daemon{a, b} {
+			name := string(rune('a'+i)) + "of" + string(rune('a'+d.session))
+			if _, err := d.Mkdir(t.Context(), user, RootIno, name, 0o755, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, d := range []*daemon{a, b} {
+		if err := d.Fresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := d.stat(RootIno).Entries; got != 40 {
+			t.Errorf("entries of the root: %d, want 40", got)
+		}
+		d.kernel.mu.Lock()
+		if len(d.kernel.ops) != 20 || !slices.IsSortedFunc(d.kernel.ops, func(x, y Committed) int { return int(x.Rev - y.Rev) }) {
+			t.Errorf("%d operations of the other daemon, in order: want 20", len(d.kernel.ops))
+		}
+		d.kernel.mu.Unlock()
+	}
+}
+
+func TestNothingIsCollectedWhileOthersLive(t *testing.T) {
+	store, p := newFakeStore(), newFakePeers()
+	a := joinZone(t, store, p)
+	joinZone(t, store, p)
+	_, err := a.CollectNow(t.Context())
+	a.wantKind(err, KindBusy)
+	_, err = a.Purge(t.Context(), user, 0)
+	a.wantKind(err, KindBusy)
+}
+
+func TestTooManyOperationsOfOthersDropEverything(t *testing.T) {
+	store, p := newFakeStore(), newFakePeers()
+	a, b := joinZone(t, store, p), joinZone(t, store, p)
+	a.stop()
+	before := a.kernel.dropped()
+	store.mu.Lock()
+	store.rev += followMax
+	store.mu.Unlock()
+	if _, err := b.Mkdir(t.Context(), user, RootIno, "d", 0o755, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if a.kernel.dropped() != before+1 {
+		t.Errorf("dropped %d times, want once", a.kernel.dropped()-before)
+	}
+}
