@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -327,4 +328,39 @@ func diskUse(t *testing.T, dir string) int64 {
 		return err
 	}))
 	return total
+}
+
+// TestRemoveTreeByCommand: rmr removes what rm -r would, the kernel knows at
+// once, and each name has its record and can be brought back.
+func TestRemoveTreeByCommand(t *testing.T) {
+	m := harness.New(t, harness.Options{})
+	top := filepath.Join(m.Dir, "build")
+	for d := range 5 {
+		dir := filepath.Join(top, fmt.Sprintf("d%d", d))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for f := range 20 {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("f\n%d", f)), []byte("x"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	kept := open(t, filepath.Join(top, "d0", "f\n0"), os.O_RDONLY)
+	if out := m.CLI("rmr", top); !strings.Contains(out, "106 names removed") {
+		t.Errorf("rmr says %q", out)
+	}
+	if _, err := os.Lstat(top); !os.IsNotExist(err) {
+		t.Errorf("the kernel still knows the directory: %v", err)
+	}
+	if b, err := io.ReadAll(kept); string(b) != "x" || err != nil {
+		t.Errorf("a file that is open reads %q, %v", b, err)
+	}
+	out := m.CLI("sql", "--json", m.Dir, "select count(*) as n from operations where kind in ('unlink','rmdir')")
+	if n := decode(t, out)["n"]; n != 106.0 {
+		t.Errorf("%v records of 106 names", n)
+	}
+	if r := m.TryCLI("rmr", top); r.Code == 0 {
+		t.Error("removing what is gone succeeds")
+	}
 }

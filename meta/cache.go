@@ -121,7 +121,11 @@ func (c *cache) clear() {
 func (c *cache) attr(ino Ino) *shard[Ino, *Attr] { return &c.attrs[ino%cacheShards] }
 
 func (c *cache) name(parent Ino, name string) *shard[nameKey, nameVal] {
-	return &c.names[(NameCookie(name)+uint64(parent))%cacheShards]
+	return &c.names[nameShard(parent, name)]
+}
+
+func nameShard(parent Ino, name string) uint64 {
+	return (NameCookie(name) + uint64(parent)) % cacheShards
 }
 
 // sizes returns how many attributes and names are held.

@@ -80,11 +80,7 @@ type Result struct {
 // its last run counts. Errors are the rule's own, KindNoSpace, KindIO,
 // KindFenced, KindReadOnly or KindShutdown; then nothing was changed (I8).
 func (fs *FS) commit(ctx context.Context, c Caller, origin Origin, p plan) (Result, error) {
-	r := requests.Get().(*request)
-	r.reset()
-	r.plan, r.origin = p, origin
-	r.actor = c.Actor()
-	r.actor.Node, r.actor.Agent, r.actor.Task = fs.o.Node, fs.o.Agent, fs.o.Task
+	r := fs.request(c, origin, p)
 	fs.enqueue(ctx, r)
 	res, err := Result{Rev: r.rev, Change: r.change}, r.err
 	r.reset()
@@ -92,25 +88,52 @@ func (fs *FS) commit(ctx context.Context, c Caller, origin Origin, p plan) (Resu
 	return res, err
 }
 
-// enqueue blocks until r is answered, leading a batch if nobody else does.
-func (fs *FS) enqueue(ctx context.Context, r *request) {
+// commitAll runs several operations of one caller, queued at once, so that they
+// share transactions. It returns their errors in order.
+func (fs *FS) commitAll(ctx context.Context, c Caller, origin Origin, plans []plan) []error {
+	list, errs := make([]*request, len(plans)), make([]error, len(plans))
+	for i, p := range plans {
+		list[i] = fs.request(c, origin, p)
+	}
+	fs.enqueue(ctx, list...)
+	for i, r := range list {
+		errs[i] = r.err
+		r.reset()
+		requests.Put(r)
+	}
+	return errs
+}
+
+// request makes a request of an operation.
+func (fs *FS) request(c Caller, origin Origin, p plan) *request {
+	r := requests.Get().(*request)
+	r.reset()
+	r.plan, r.origin = p, origin
+	r.actor = c.Actor()
+	r.actor.Node, r.actor.Agent, r.actor.Task = fs.o.Node, fs.o.Agent, fs.o.Task
+	return r
+}
+
+// enqueue blocks until all of list are answered, leading batches where nobody
+// else does.
+func (fs *FS) enqueue(ctx context.Context, list ...*request) {
 	q := &fs.queue
 	q.mu.Lock()
-	q.pending = append(q.pending, r)
-	if q.leading {
-		q.mu.Unlock()
-		<-r.wake
-		q.mu.Lock()
-		lead := r.lead
-		q.mu.Unlock()
-		if !lead {
-			return
+	q.pending = append(q.pending, list...)
+	lead := !q.leading
+	q.leading = true
+	q.mu.Unlock()
+	for i, r := range list {
+		if !lead || i > 0 {
+			<-r.wake
+			q.mu.Lock()
+			lead = r.lead
+			q.mu.Unlock()
 		}
-	} else {
-		q.leading = true
-		q.mu.Unlock()
+		if lead {
+			fs.lead(ctx, r)
+		}
 	}
-	fs.lead(ctx, r)
 }
 
 // leadTurns is how many batches a leader commits in a row while others wait. To

@@ -9,7 +9,12 @@ func (fs *FS) Unlink(ctx context.Context, c Caller, parent Ino, name string) err
 	if err := fs.nameOp("unlink", parent, name); err != nil {
 		return err
 	}
-	_, err := fs.commit(ctx, c, OriginKernel, func(v *view) (*Change, error) {
+	_, err := fs.commit(ctx, c, OriginKernel, unlinkRule(parent, name))
+	return err
+}
+
+func unlinkRule(parent Ino, name string) plan {
+	return func(v *view) (*Change, error) {
 		dir, a, err := v.entry("unlink", parent, name)
 		if err != nil {
 			return nil, err
@@ -28,8 +33,7 @@ func (fs *FS) Unlink(ctx context.Context, c Caller, parent Ino, name string) err
 			Dirs:   []DirDelta{{Ino: parent, Entries: -1, Time: v.now}},
 			Names:  []NameChange{{Parent: parent, Name: name, Before: a.Ino, BeforeType: a.Mode & ModeType}},
 		}, nil
-	})
-	return err
+	}
 }
 
 // Rmdir removes an empty directory. KindNotExist, KindNotDir, KindNotEmpty.
@@ -37,7 +41,12 @@ func (fs *FS) Rmdir(ctx context.Context, c Caller, parent Ino, name string) erro
 	if err := fs.nameOp("rmdir", parent, name); err != nil {
 		return err
 	}
-	_, err := fs.commit(ctx, c, OriginKernel, func(v *view) (*Change, error) {
+	_, err := fs.commit(ctx, c, OriginKernel, rmdirRule(parent, name))
+	return err
+}
+
+func rmdirRule(parent Ino, name string) plan {
+	return func(v *view) (*Change, error) {
 		dir, a, err := v.entry("rmdir", parent, name)
 		if err != nil {
 			return nil, err
@@ -56,8 +65,7 @@ func (fs *FS) Rmdir(ctx context.Context, c Caller, parent Ino, name string) erro
 			Dirs:   []DirDelta{{Ino: parent, Entries: -1, Nlink: -1, Time: v.now}},
 			Names:  []NameChange{{Parent: parent, Name: name, Before: a.Ino, BeforeType: ModeDir}},
 		}, nil
-	})
-	return err
+	}
 }
 
 // removed is the image of an inode that loses one name; of a directory, its only one.

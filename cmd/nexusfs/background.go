@@ -37,7 +37,7 @@ type report struct {
 
 // mountInBackground returns when the daemon serves, or with its error.
 func (a *app) mountInBackground(ctx context.Context, spec *mountSpec) error {
-	child, err := a.startChild()
+	child, err := a.startChild(spec)
 	if err != nil {
 		return fail(exitMount, "starting the daemon: %w", err)
 	}
@@ -64,7 +64,7 @@ type childProcess struct {
 	errors  *os.File // its standard error, until it has a log
 }
 
-func (a *app) startChild() (*childProcess, error) {
+func (a *app) startChild(spec *mountSpec) (*childProcess, error) {
 	statusR, statusW, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -79,6 +79,9 @@ func (a *app) startChild() (*childProcess, error) {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0] // a mount helper is known by its name
 	cmd.Env = append(os.Environ(), childEnv+"=3")
+	if r := spec.target.remote; r != nil && r.password != "" {
+		cmd.Env = append(cmd.Env, passwordEnv+"="+r.password) // the command line has none any more
+	}
 	cmd.ExtraFiles = []*os.File{statusW}
 	cmd.Stdout, cmd.Stderr = errW, errW
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -27,7 +27,7 @@ type Config struct {
 // MountConfig holds defaults for every mount.
 type MountConfig struct {
 	Options    string `toml:"options"`    // as given to -o
-	Durability string `toml:"durability"` // relaxed or strict
+	Durability string `toml:"durability"` // relaxed or strict; "" for relaxed on a directory, strict on a database
 	History    string `toml:"history"`    // off, 30v, 7d or 30v,7d
 	Agent      string `toml:"agent"`      // declared agent name
 	Task       string `toml:"task"`       // declared task name
@@ -42,13 +42,13 @@ type LogConfig struct {
 
 // StoreConfig is a named store.
 type StoreConfig struct {
-	URL     string `toml:"url"`               // a directory, or file:///directory
+	URL     string `toml:"url"`               // a directory, file:///directory, or postgres://user@host/database?zone=zone
 	Options string `toml:"options,omitempty"` // as given to -o, for this store alone
 }
 
 func defaultConfig() *Config {
 	return &Config{
-		Mount:  MountConfig{Durability: "relaxed", History: defaultHistory().String()},
+		Mount:  MountConfig{History: defaultHistory().String()},
 		Log:    LogConfig{Level: "info", Format: "text"},
 		Stores: map[string]StoreConfig{},
 	}
@@ -66,7 +66,7 @@ func (c *Config) Validate() error {
 		err error
 	}{
 		{"mount.options", m.parse(c.Mount.Options)},
-		{"mount.durability", validDurability(c.Mount.Durability)},
+		{"mount.durability", oneOf(c.Mount.Durability, "", "relaxed", "strict")},
 		{"mount.history", errorOf(parseHistory(c.Mount.History))},
 		{"mount.agent", validLabel("agent", c.Mount.Agent)},
 		{"mount.task", validLabel("task", c.Mount.Task)},
@@ -90,7 +90,7 @@ func (s StoreConfig) validate(name string) error {
 	if !storeName.MatchString(name) {
 		return fmt.Errorf("stores.%s: a store's name has letters, digits, dot, dash and underscore, at most 63", escapeName(name))
 	}
-	if _, err := storePath(s.URL); err != nil {
+	if err := validStoreURL(s.URL); err != nil {
 		return fmt.Errorf("stores.%s.url: %w", name, err)
 	}
 	var m mountOptions
@@ -100,7 +100,21 @@ func (s StoreConfig) validate(name string) error {
 	return nil
 }
 
-// storePath turns a store's URL into the directory that it names.
+// validStoreURL refuses what is no store's URL. The configuration is a file that
+// others may read: it must hold no password.
+func validStoreURL(url string) error {
+	if !isRemote(url) {
+		_, err := storePath(url)
+		return err
+	}
+	r, err := parseRemote(url)
+	if err == nil && r.password != "" {
+		err = errors.New("has a password, and this file may be read by others: write it into ~/.pgpass (of the user who mounts) and leave it out here")
+	}
+	return err
+}
+
+// storePath turns an embedded store's URL into the directory that it names.
 func storePath(url string) (string, error) {
 	scheme, rest, ok := strings.Cut(url, "://")
 	switch {
@@ -109,7 +123,7 @@ func storePath(url string) (string, error) {
 	case ok && scheme == "file":
 		url = rest
 	case ok:
-		return "", fmt.Errorf("%s:// is not a kind of store that this version knows: give a directory, or file:///directory", escapeName(scheme))
+		return "", fmt.Errorf("%s:// is not a kind of store that this version knows: give a directory, file:///directory, or postgres://user@host/database", escapeName(scheme))
 	}
 	if !filepath.IsAbs(url) {
 		return "", fmt.Errorf("%s is not an absolute path: a named store is used from any directory", escapeName(url))
@@ -119,8 +133,10 @@ func storePath(url string) (string, error) {
 
 func errorOf[T any](_ T, err error) error { return err }
 
+// oneOf refuses what is not allowed; "" may be, and is not told.
 func oneOf(s string, allowed ...string) error {
 	if !slices.Contains(allowed, s) {
+		allowed = slices.DeleteFunc(allowed, func(a string) bool { return a == "" })
 		return fmt.Errorf("%s is not understood: give %s", escapeName(s), strings.Join(allowed, " or "))
 	}
 	return nil

@@ -90,6 +90,7 @@ func routes() []route {
 		{"POST /v1/restore", unary((*control).restore)},
 		{"POST /v1/purge", stream((*control).purge)},
 		{"POST /v1/gc", stream((*control).gc)},
+		{"POST /v1/rmr", stream((*control).rmr)},
 		{"POST /v1/fsck", stream((*control).fsck)},
 		{"POST /v1/sql", stream((*control).sql)},
 	}

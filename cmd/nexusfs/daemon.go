@@ -102,7 +102,7 @@ func (d *daemon) run(ctx context.Context, ready func()) (err error) {
 	store := d.spec.target.store
 	d.started = time.Now()
 	syscall.Umask(0o077) // what the store holds is its owner's alone
-	lock, err := openForMount(ctx, store, d.holder())
+	lock, err := openForMount(ctx, d.spec.target, d.holder())
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (d *daemon) run(ctx context.Context, ready func()) (err error) {
 		defer metrics.Close()
 	}
 	d.engine, err = openEngine(ctx, engineOptions{
-		dir: store, mountpoint: d.spec.mountpoint, mount: d.spec.options, log: d.log,
+		dir: store, remote: d.spec.target.remote, mountpoint: d.spec.mountpoint, mount: d.spec.options, log: d.log,
 	})
 	if err != nil {
 		return err
@@ -132,9 +132,9 @@ func (d *daemon) run(ctx context.Context, ready func()) (err error) {
 		err = errors.Join(err, fail(exitStore, "closing the store: %w", cerr))
 	}
 	if err == nil {
-		d.log.Info("ended", "store", string(store))
+		d.log.Info("ended", "store", d.spec.target.display())
 	} else {
-		d.log.Error("ended", "store", string(store), "err", err)
+		d.log.Error("ended", "store", d.spec.target.display(), "err", err)
 	}
 	return err
 }
@@ -147,7 +147,8 @@ func (d *daemon) holder() holder {
 }
 
 // openForMount inspects, makes and locks the store.
-func openForMount(ctx context.Context, store storeDir, me holder) (*storeLock, error) {
+func openForMount(ctx context.Context, t *target, me holder) (*storeLock, error) {
+	store := t.store
 	if _, err := store.inspect(); err != nil {
 		return nil, err
 	}
@@ -160,7 +161,7 @@ func openForMount(ctx context.Context, store storeDir, me holder) (*storeLock, e
 	}
 	state, err := store.inspect() // again: now nobody else changes it
 	if err == nil && state == storeAbsent {
-		err = store.markNew(me.Started)
+		err = store.markNew(me.Started, t.remote)
 	}
 	if err != nil {
 		lock.Release()
@@ -217,7 +218,7 @@ func (d *daemon) serveMount(ctx context.Context, metrics net.Listener, ready fun
 	if metrics != nil {
 		d.serveHTTP(group, work, metrics, metricsServer(d.engine))
 	}
-	d.log.Info("serving", "store", string(d.spec.target.store), "mountpoint", d.spec.mountpoint,
+	d.log.Info("serving", "store", d.spec.target.display(), "mountpoint", d.spec.mountpoint,
 		"durability", d.spec.options.Durability, "history", d.spec.options.History.String(), "pid", os.Getpid())
 	ready()
 	d.awaitEnd(ctx, work)

@@ -13,7 +13,7 @@ import (
 )
 
 func main() {
-	args := helperArgs(filepath.Base(os.Args[0]), os.Args[1:])
+	args := helperArgs(filepath.Base(os.Args[0]), hideSecrets(os.Args)[1:])
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
 	os.Exit(a.run(args))
 }
@@ -50,6 +50,7 @@ func verbs() []verb {
 		{groupStore, fsckVerb},
 		{groupStore, gcVerb},
 		{groupStore, purgeVerb},
+		{groupStore, rmrVerb},
 		{groupOther, versionVerb},
 		{groupOther, mountHelperVerb},
 		{groupOther, manVerb},

@@ -42,10 +42,15 @@ func mountVerb(a *app) *cobra.Command {
 SIGINT; open work is finished then and everything made durable. STORE is a
 directory, which becomes a store when it is missing or empty, or a named store
 (see nexusfs store add). It stays in the foreground unless --background is
-given, which returns when the mount serves.`,
+given, which returns when the mount serves.
+
+STORE may also be a zone in a PostgreSQL database, which many machines mount:
+postgres://user@host/database?zone=NAME. Its content lies where the first mount
+says, -o content=DIRECTORY or content=s3://bucket/prefix.`,
 		Example: `  nexusfs mount ./store ./mnt
   nexusfs mount --background -o allow_other,history=100v,30d /srv/store /mnt/team
-  nexusfs mount -o ro projects ./mnt`,
+  nexusfs mount -o ro projects ./mnt
+  nexusfs mount -o content=/srv/blobs "postgres://fs@db/team?zone=docs" ./mnt`,
 		Args: cobra.ExactArgs(2),
 		RunE: action(func(ctx context.Context, args []string) error {
 			spec, err := a.mountSpec(args[0], args[1], f)
@@ -88,9 +93,15 @@ func (a *app) mountSpec(store, mountpoint string, f mountFlags) (*mountSpec, err
 	if spec.mountpoint, err = checkMountpoint(mountpoint, spec.target.store); err != nil {
 		return nil, err
 	}
+	if r := spec.target.remote; r != nil && spec.target.store == "" {
+		if spec.target.store, err = a.nodeDir(r, spec.mountpoint); err != nil {
+			return nil, err
+		}
+	}
 	if err := spec.options.layer(config, spec.target.name, f); err != nil {
 		return nil, err
 	}
+	spec.options.settleFor(spec.target)
 	if f.logJSON {
 		spec.log.Format = "json"
 	}
@@ -104,6 +115,19 @@ func (a *app) mountSpec(store, mountpoint string, f mountFlags) (*mountSpec, err
 		spec.options.Source = spec.target.display()
 	}
 	return spec, nil
+}
+
+// settleFor fills in what depends on the kind of store.
+func (m *mountOptions) settleFor(t *target) {
+	if m.Durability == "" {
+		m.Durability = "relaxed"
+		if t.remote != nil {
+			m.Durability = "strict"
+		}
+	}
+	if t.remote != nil && m.Content != "" {
+		t.remote.Content = m.Content
+	}
 }
 
 // layer puts the sources of options over each other.
@@ -163,6 +187,9 @@ func checkMountpoint(given string, store storeDir) (string, error) {
 		if m.Point == point {
 			return "", fail(exitMount, "%s is a nexusfs mount already, of %s: unmount it first, or choose another mountpoint", escapeName(given), escapeName(m.Source))
 		}
+	}
+	if store == "" {
+		return point, nil
 	}
 	if _, in := below(point, string(store)); in {
 		return "", fail(exitMount, "the mountpoint %s holds the store itself: choose another one", escapeName(given))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -11,7 +12,8 @@ type mountOptions struct {
 	ReadOnly   bool
 	AllowOther bool
 	Kernel     []string // handed to the kernel: nodev, noexec ...
-	Durability string   // relaxed or strict
+	Durability string   // relaxed or strict; "": as the kind of store has it
+	Content    string   // of a database's zone: where its content lies; "": as the zone says
 	History    historyPolicy
 	Agent      string
 	Task       string
@@ -145,6 +147,8 @@ func (m *mountOptions) setValue(name, value string) error {
 		m.Task = value
 	case "metrics":
 		m.Metrics = value
+	case "content":
+		m.Content, err = contentURL(value)
 	case "fsname", "source":
 		err = validLabel(name, value)
 		m.Source = value
@@ -152,6 +156,23 @@ func (m *mountOptions) setValue(name, value string) error {
 		return unknownOption(name + "=" + value)
 	}
 	return withCode(exitUsage, err)
+}
+
+// contentURL checks where the content of a zone in a database is to lie.
+func contentURL(s string) (string, error) {
+	scheme, rest, ok := strings.Cut(s, "://")
+	switch {
+	case ok && scheme == "s3" && rest != "":
+		return s, nil
+	case ok && scheme == "file":
+		s = rest
+	case ok:
+		return "", fmt.Errorf("content=%s:// is not a kind of content store that this version knows: give a directory, or s3://bucket/prefix", escapeName(scheme))
+	}
+	if !filepath.IsAbs(s) {
+		return "", fmt.Errorf("content=%s is not an absolute path: every machine that mounts the zone finds it there", escapeName(s))
+	}
+	return filepath.Clean(s), nil
 }
 
 func unknownOption(opt string) error {

@@ -82,9 +82,29 @@ func TestOptionLayers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.settleFor(&target{store: "/s"})
 	want := mountOptions{Durability: "relaxed", History: historyPolicy{Versions: 5}, Agent: "from-flag", Task: "t1", Kernel: []string{"exec"}}
 	if diff := cmp.Diff(want, m); diff != "" {
 		t.Errorf("options (-want +got):\n%s", diff)
+	}
+}
+
+// TestOptionsOfADatabase: what a mount of one leaves open is strict, and its
+// content is where the mount says.
+func TestOptionsOfADatabase(t *testing.T) {
+	for _, tc := range []struct{ options, durability, content string }{
+		{"content=/srv/blobs", "strict", "/srv/blobs"},
+		{"durability=relaxed", "relaxed", ""},
+	} {
+		r := &remote{Database: "postgres://db/x", Zone: "default"}
+		var m mountOptions
+		if err := m.layer(defaultConfig(), "", mountFlags{options: []string{tc.options}}); err != nil {
+			t.Fatal(err)
+		}
+		m.settleFor(&target{remote: r})
+		if m.Durability != tc.durability || r.Content != tc.content {
+			t.Errorf("%s: durability %q, content %q", tc.options, m.Durability, r.Content)
+		}
 	}
 }
 

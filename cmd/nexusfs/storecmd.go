@@ -104,7 +104,7 @@ func storeList(a *app) *cobra.Command {
 			}
 			list := []namedStore{}
 			for _, name := range slices.Sorted(maps.Keys(config.Stores)) {
-				list = append(list, describeStore(name, config.Stores[name]))
+				list = append(list, a.describeStore(name, config.Stores[name]))
 			}
 			if asJSON {
 				return a.printJSON(list)
@@ -121,8 +121,11 @@ func storeList(a *app) *cobra.Command {
 }
 
 // describeStore looks and changes nothing.
-func describeStore(name string, s StoreConfig) namedStore {
+func (a *app) describeStore(name string, s StoreConfig) namedStore {
 	out := namedStore{Name: name, URL: s.URL, Options: s.Options}
+	if isRemote(s.URL) {
+		return a.describeRemote(out)
+	}
 	path, err := storePath(s.URL)
 	if err != nil {
 		out.State = "unusable"
@@ -142,6 +145,21 @@ func describeStore(name string, s StoreConfig) namedStore {
 				out.State = "mounted"
 			}
 		}
+	}
+	return out
+}
+
+// describeRemote says whether a database's zone is mounted here; the database
+// itself is not asked.
+func (a *app) describeRemote(out namedStore) namedStore {
+	out.State = "database"
+	r, err := parseRemote(out.URL)
+	if err != nil {
+		out.State = "unusable"
+		return out
+	}
+	if nodes, err := a.nodesOf(r); err == nil && len(nodes) > 0 {
+		out.State, out.PID, out.Mount = "mounted", nodes[0].by.PID, nodes[0].by.Mountpoint
 	}
 	return out
 }
@@ -185,13 +203,16 @@ func storeCreate(a *app) *cobra.Command {
 			if t.mount != nil {
 				return fail(exitUsage, "%s is inside of a mount: give a directory outside", escapeName(args[0]))
 			}
+			if t.remote != nil {
+				return fail(exitUsage, "a zone in a database is made by its first mount: nexusfs mount -o content=... %s MOUNTPOINT", shellQuote(args[0]))
+			}
 			if state, err := t.store.inspect(); err != nil || state == storeReady {
 				if err == nil {
 					err = fail(exitStore, "%s is a store already", escapeName(args[0]))
 				}
 				return err
 			}
-			if err := a.createStore(ctx, t.store); err != nil {
+			if err := a.createStore(ctx, t); err != nil {
 				return err
 			}
 			a.printf("made the store %s; mount it with: nexusfs mount %s MOUNTPOINT\n", escapeName(args[0]), shellQuote(args[0]))
@@ -201,9 +222,9 @@ func storeCreate(a *app) *cobra.Command {
 }
 
 // createStore opens the store once, which makes its database and its root.
-func (a *app) createStore(ctx context.Context, d storeDir) error {
-	now := time.Now()
-	lock, err := openForMount(ctx, d, holder{PID: os.Getpid(), Role: "store create", Started: now, Version: versionString()})
+func (a *app) createStore(ctx context.Context, t *target) error {
+	d, now := t.store, time.Now()
+	lock, err := openForMount(ctx, t, holder{PID: os.Getpid(), Role: "store create", Started: now, Version: versionString()})
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,7 @@ type formatMark struct {
 	State   string    `json:"state"`
 	Created time.Time `json:"created"`
 	History string    `json:"history,omitempty"` // what the last mount kept; gc without a daemon keeps to it
+	Remote  *remote   `json:"remote,omitempty"`  // of a node: the zone that it mounts
 }
 
 // storeState is what a directory turned out to be.
@@ -94,7 +95,7 @@ func (d storeDir) inspectMarked(names map[string]bool) (storeState, error) {
 		return storeNew, nil
 	}
 	for _, part := range []string{"meta.db", "content"} {
-		if !names[part] {
+		if !names[part] && mark.Remote == nil {
 			return 0, fail(exitStore, "%s is half a store: `%s` is missing; restore the directory whole from a backup", escapeName(string(d)), part)
 		}
 	}
@@ -135,8 +136,8 @@ func (d storeDir) readMark() (formatMark, error) {
 
 // markNew writes the file format of a store that is being made. The caller
 // holds the lock.
-func (d storeDir) markNew(now time.Time) error {
-	return d.writeMark(formatMark{Product: formatProduct, Version: formatVersion, State: "new", Created: now.UTC()})
+func (d storeDir) markNew(now time.Time, r *remote) error {
+	return d.writeMark(formatMark{Product: formatProduct, Version: formatVersion, State: "new", Created: now.UTC(), Remote: r})
 }
 
 // markReady says that the store is whole, and what is kept of its history. The

@@ -74,7 +74,7 @@ func TestInspectStore(t *testing.T) {
 func TestFormatMark(t *testing.T) {
 	d := storeDir(t.TempDir())
 	made := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	if err := d.markNew(made); err != nil {
+	if err := d.markNew(made, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.markReady(historyPolicy{Versions: 5}); err != nil {

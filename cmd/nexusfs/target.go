@@ -15,7 +15,8 @@ import (
 
 // target is what a STORE, MOUNTPOINT or PATH argument means.
 type target struct {
-	store  storeDir
+	store  storeDir    // of an embedded store, or of the node that mounts a database; "" for a database that no daemon of ours has
+	remote *remote     // nil: an embedded store
 	name   string      // of a named store, else ""
 	mount  *mountEntry // when it was given through a mount
 	inside string      // path within the zone; "/" for the whole
@@ -23,10 +24,34 @@ type target struct {
 
 // display is the name under which users know the store.
 func (t *target) display() string {
-	if t.name != "" {
+	switch {
+	case t.name != "":
 		return t.name
+	case t.remote != nil:
+		return t.remote.display()
 	}
 	return string(t.store)
+}
+
+// targetOf is the target that a store's URL names.
+func (a *app) targetOf(url string) (*target, error) {
+	if !isRemote(url) {
+		path, err := storePath(url)
+		return &target{store: storeDir(path), inside: "/"}, err
+	}
+	r, err := parseRemote(url)
+	if err != nil {
+		return nil, err
+	}
+	if pw := a.getenv(passwordEnv); pw != "" {
+		r.password = pw // the daemon in the background: its command line has none
+	}
+	return &target{remote: r, inside: "/"}, nil
+}
+
+// targetIn is the target in a directory: an embedded store's, or a node's.
+func targetIn(dir storeDir) *target {
+	return &target{store: dir, remote: dir.readRemote(), inside: "/"}
 }
 
 // resolve finds out what an argument means: a named store, a URL, a path
@@ -41,12 +66,15 @@ func (a *app) resolve(arg string) (*target, error) {
 		return a.resolveDefault(config)
 	}
 	if s, ok := config.Stores[arg]; ok {
-		path, err := storePath(s.URL)
-		return &target{store: storeDir(path), name: arg, inside: "/"}, err
+		t, err := a.targetOf(s.URL)
+		if err == nil {
+			t.name = arg
+		}
+		return t, err
 	}
 	if strings.Contains(arg, "://") {
-		path, err := storePath(arg)
-		return &target{store: storeDir(path), inside: "/"}, withCode(exitUsage, err)
+		t, err := a.targetOf(arg)
+		return t, withCode(exitUsage, err)
 	}
 	path, err := realPath(arg)
 	if err != nil {
@@ -57,15 +85,15 @@ func (a *app) resolve(arg string) (*target, error) {
 		return nil, err
 	}
 	if m, inside, ok := mountOf(mounts, path); ok {
-		return mountTarget(config, m, inside)
+		return a.mountTarget(config, m, inside)
 	}
 	if real, err := filepath.EvalSymlinks(path); err == nil { // a link to a mount, or to a store
 		path = real
 	}
 	if m, inside, ok := mountOf(mounts, path); ok {
-		return mountTarget(config, m, inside)
+		return a.mountTarget(config, m, inside)
 	}
-	return &target{store: storeDir(path), inside: "/"}, nil
+	return targetIn(storeDir(path)), nil
 }
 
 func (a *app) resolveDefault(config *Config) (*target, error) {
@@ -75,14 +103,14 @@ func (a *app) resolveDefault(config *Config) (*target, error) {
 	}
 	if wd, err := os.Getwd(); err == nil {
 		if m, inside, ok := mountOf(mounts, wd); ok {
-			return mountTarget(config, m, inside)
+			return a.mountTarget(config, m, inside)
 		}
 	}
 	switch len(mounts) {
 	case 0:
 		return nil, fail(exitUsage, "no nexusfs is mounted here: name a STORE")
 	case 1:
-		return mountTarget(config, mounts[0], "/")
+		return a.mountTarget(config, mounts[0], "/")
 	}
 	var points []string
 	for _, m := range mounts {
@@ -93,22 +121,37 @@ func (a *app) resolveDefault(config *Config) (*target, error) {
 
 // mountTarget finds the store behind a mount. The mount table's source says it
 // without asking the daemon, which may be dead or stuck.
-func mountTarget(config *Config, m mountEntry, inside string) (*target, error) {
-	t := &target{mount: &m, inside: inside}
-	if s, ok := config.Stores[m.Source]; ok {
-		path, err := storePath(s.URL)
-		t.store, t.name = storeDir(path), m.Source
-		return t, err
+func (a *app) mountTarget(config *Config, m mountEntry, inside string) (t *target, err error) {
+	s, named := config.Stores[m.Source]
+	switch {
+	case named:
+		if t, err = a.targetOf(s.URL); t != nil {
+			t.name = m.Source
+		}
+	case isRemote(m.Source):
+		t, err = a.targetOf(m.Source)
+	case filepath.IsAbs(m.Source):
+		t = targetIn(storeDir(m.Source))
 	}
-	if filepath.IsAbs(m.Source) {
-		t.store = storeDir(m.Source)
-		return t, nil
-	}
-	path, err := storeOfMount(m.Point)
 	if err != nil {
-		return nil, fail(exitDaemon, "the mount at %s does not say which store it shows (its source is %q): name the STORE instead: %w", escapeName(m.Point), m.Source, err)
+		return nil, err
 	}
-	t.store = storeDir(path)
+	if t != nil && t.remote != nil {
+		if t.store, err = a.nodeDir(t.remote, m.Point); err != nil {
+			return nil, err
+		}
+		if t.store.readRemote() == nil { // a bind mount shows another mountpoint than the daemon's
+			t.store = ""
+		}
+	}
+	if t == nil || t.store == "" {
+		path, err := storeOfMount(m.Point)
+		if err != nil {
+			return nil, fail(exitDaemon, "the mount at %s does not say which store it shows (its source is %q): name the STORE instead: %w", escapeName(m.Point), m.Source, err)
+		}
+		t = targetIn(storeDir(path))
+	}
+	t.mount, t.inside = &m, inside
 	return t, nil
 }
 
@@ -124,6 +167,9 @@ const (
 // connect returns a client for a target. role names the command to those whom
 // it keeps out.
 func (a *app) connect(ctx context.Context, t *target, need access, role string) (*client, error) {
+	if t.remote != nil {
+		return a.connectRemote(ctx, t, need)
+	}
 	state, err := t.store.inspect()
 	if err != nil {
 		return nil, err
@@ -143,6 +189,38 @@ func (a *app) connect(ctx context.Context, t *target, need access, role string) 
 		return nil, fail(exitDaemon, "the store %s is not mounted, and this command asks the daemon: mount it first", escapeName(t.display()))
 	}
 	return a.openHere(ctx, t, need, role)
+}
+
+// connectRemote is connect for a zone in a database: a daemon of this machine
+// that has it mounted, or the database itself, which others use meanwhile.
+func (a *app) connectRemote(ctx context.Context, t *target, need access) (*client, error) {
+	at, err := a.nodeOf(t)
+	switch {
+	case err != nil:
+		return nil, err
+	case at != nil:
+		return awaitDaemon(ctx, at.dir, at.by)
+	case need == accessDaemon:
+		return nil, fail(exitDaemon, "%s is not mounted here, and this command asks the daemon: mount it first", escapeName(t.display()))
+	}
+	return a.openRemote(ctx, t, need)
+}
+
+// nodeOf finds the daemon that serves a target in a database: the one of its
+// mount, else any of this machine; nil when there is none.
+func (a *app) nodeOf(t *target) (*node, error) {
+	if t.store != "" {
+		by, held, err := probeLock(t.store)
+		if err != nil || !held || by.Role != "mount" {
+			return nil, err
+		}
+		return &node{t.store, by}, nil
+	}
+	nodes, err := a.nodesOf(t.remote)
+	if err != nil || len(nodes) == 0 {
+		return nil, err
+	}
+	return &nodes[0], nil
 }
 
 // Bounds of waiting for a daemon that has its lock and no socket yet.

@@ -42,6 +42,8 @@ first, then the named store's, then -o, then the flags of nexusfs mount.
                           as in mount(8); an ordinary user's mount is nodev,nosuid
   durability=LEVEL        relaxed or strict (nexusfs help durability)
   sync, dirsync           the same as durability=strict
+  content=PLACE           of a zone in a database, at its first mount: where its
+                          content lies, a directory or s3://bucket/prefix
   history=KEEP            which versions stay: off, a number for each file (30v),
                           an age (7d, 12h, 2w), or both (30v,7d: a version goes
                           when it is older than 7 days or not among the newest
@@ -55,7 +57,7 @@ defaults, auto, noauto, nofail, user, users, owner, group, _netdev, x-*, comment
 nonempty, async, and the atime options: reading never updates atime.
 A comma in a value is written \, or the value is put into double quotes.`
 
-const durabilityText = `relaxed (the default)
+const durabilityText = `relaxed (the default of a store in a directory)
   When the daemon is killed, nothing that was acknowledged is lost: names,
   attributes, and content that was closed or fsynced. Content written to a file
   that is still open and not fsynced may be lost: at most the last 5 seconds or
@@ -63,9 +65,10 @@ const durabilityText = `relaxed (the default)
   of any file is there, and everything older than about a second; what is lost is
   the end of the history, never something from its middle.
 
-strict
+strict (the default of a zone in a database)
   Every operation is durable before it is acknowledged, also against loss of
-  power. Concurrent operations share one flush of the disk.
+  power. Concurrent operations share one flush of the disk. On a database it
+  promises what the server's own replication does.
 
 fsync(2) tells the truth at both levels. sync(2) and sync(1) do not reach FUSE
 filesystems: use nexusfs sync. nexusfs umount makes everything durable.

@@ -41,6 +41,11 @@ func (a *app) umount(ctx context.Context, arg string, lazy bool) error {
 	if err != nil {
 		return err
 	}
+	if t.remote != nil && t.store == "" {
+		if t.store, err = a.onlyNode(t); err != nil {
+			return err
+		}
+	}
 	by, held, err := probeLock(t.store)
 	switch {
 	case err != nil:
@@ -64,6 +69,25 @@ func (a *app) umount(ctx context.Context, arg string, lazy bool) error {
 		return err
 	}
 	return awaitGone(ctx, t.store, by.PID)
+}
+
+// onlyNode finds the one mount of a database's zone on this machine.
+func (a *app) onlyNode(t *target) (storeDir, error) {
+	nodes, err := a.nodesOf(t.remote)
+	if err != nil {
+		return "", err
+	}
+	switch len(nodes) {
+	case 0:
+		return "", fail(exitMount, "%s is not mounted on this machine", escapeName(t.display()))
+	case 1:
+		return nodes[0].dir, nil
+	}
+	var points []string
+	for _, n := range nodes {
+		points = append(points, escapeName(n.by.Mountpoint))
+	}
+	return "", fail(exitUsage, "%s is mounted several times here: name one of %s", escapeName(t.display()), strings.Join(points, ", "))
 }
 
 // lazyPatience is how long a daemon has to take its own mount away.

@@ -27,6 +27,7 @@ import (
 // engineOptions say which store to open, and for what.
 type engineOptions struct {
 	dir        storeDir
+	remote     *remote
 	mountpoint string // "" without a mount
 	mount      mountOptions
 	readOnly   bool // nothing on the disk is changed: no session, no recovery
@@ -36,6 +37,7 @@ type engineOptions struct {
 // engine is an open store.
 type engine struct {
 	dir        storeDir
+	remote     *remote
 	mountpoint string
 	zone       string
 	options    mountOptions
