@@ -160,7 +160,9 @@ func (s *Store) send(ctx context.Context, b *meta.Batch, careful bool) ([]int64,
 		raw, err := s.call(ctx, b, seq, careful)
 		switch {
 		case err == nil:
-			st.seq = seq
+			if accepted(raw) { // else nothing was written, not even the number
+				st.seq = seq
+			}
 			return raw, nil
 		case !answered(err):
 			var committed bool
@@ -181,6 +183,16 @@ func (s *Store) send(ctx context.Context, b *meta.Batch, careful bool) ([]int64,
 			return nil, err
 		}
 	}
+}
+
+// accepted reports whether a batch's outcome has an accepted change.
+func accepted(raw []int64) bool {
+	for i := 0; i < len(raw); i += 2 {
+		if raw[i] > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // answered reports whether an error leaves no doubt that nothing was written:
@@ -261,13 +273,12 @@ func (e *encoder) batch(t *batchTypes) []byte {
 
 // outcomes turns the server's numbers into what became of each change.
 func (s *Store) outcomes(b *meta.Batch, raw []int64) ([]meta.Outcome, error) {
-	e, accepted := &s.enc, false
+	e := &s.enc
 	for j, i := range e.index {
 		o, rec := &e.out[i], &b.Changes[i].Record
 		rev := raw[2*j]
 		switch {
 		case rev > 0:
-			accepted = true
 			o.Rev, o.Bytes = meta.Rev(unk(rev)), raw[2*j+1]
 			if e.made[j] != 0 {
 				o.Bytes = e.made[j]
@@ -278,7 +289,7 @@ func (s *Store) outcomes(b *meta.Batch, raw []int64) ([]meta.Outcome, error) {
 			o.Err = conflict(rec.Ino, rec.Name, reasons[-rev])
 		}
 	}
-	if accepted {
+	if accepted(raw) {
 		s.actors.learn(e.fresh, e.ids)
 	}
 	return e.out, nil
@@ -338,18 +349,4 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-t.C:
 		return nil
 	}
-}
-
-// unreachable reports whether another attempt may find the server.
-func unreachable(err error) bool {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		switch pg.Code {
-		case codeCanceled, codeTooManyConns, codeSerialization, codeDeadlock:
-			return true
-		}
-		return pg.Code[:2] == "57" || pg.Code[:2] == "08"
-	}
-	var e *meta.Error
-	return !errors.As(err, &e) && !errors.Is(err, errFormat)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -54,7 +55,6 @@ func explain(err error) (meta.Kind, string) {
 		return explainServer(pg)
 	}
 	var connect *pgconn.ConnectError
-	var network net.Error
 	switch {
 	case errors.Is(err, errPoolBusy):
 		return meta.KindBusy, ""
@@ -62,10 +62,31 @@ func explain(err error) (meta.Kind, string) {
 		return meta.KindIO, "PostgreSQL cannot be reached: see whether the server runs and the address is right"
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return meta.KindInterrupted, ""
-	case pgconn.Timeout(err), errors.As(err, &network):
-		return meta.KindIO, "PostgreSQL does not answer: see whether the server runs and the network is up"
+	case cut(err):
+		return meta.KindIO, "the connection to PostgreSQL broke: see whether the server runs and the network is up"
 	}
-	return meta.KindIO, "the connection to PostgreSQL was lost"
+	return meta.KindIO, ""
+}
+
+// cut reports whether the connection to the server broke, or could not be made.
+func cut(err error) bool {
+	var connect *pgconn.ConnectError
+	var network net.Error
+	return errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, net.ErrClosed) || pgconn.Timeout(err) || pgconn.SafeToRetry(err)
+}
+
+// unreachable reports whether another attempt may find the server, or find it
+// less busy.
+func unreachable(err error) bool {
+	if code := codeOf(err); code != "" {
+		switch code {
+		case codeCanceled, codeTooManyConns, codeSerialization, codeDeadlock:
+			return true
+		}
+		return code[:2] == "57" || code[:2] == "08"
+	}
+	return cut(err) || errors.Is(err, errPoolBusy)
 }
 
 func explainServer(pg *pgconn.PgError) (meta.Kind, string) {

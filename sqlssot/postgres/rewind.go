@@ -101,7 +101,7 @@ func (s *Store) resealBefore(ctx context.Context, tx pgx.Tx, first int64) error 
 	for _, sql := range []string{
 		`DELETE FROM operation_records WHERE rev>=$1 AND rev<=$2`,
 		`DELETE FROM late_answers WHERE rev>=$1 AND rev<=$2`,
-		`UPDATE zones SET indexed=least(indexed,$1-1) WHERE zone=$2::bigint>>48`,
+		`UPDATE zones SET indexed=least(indexed,$1::bigint-1) WHERE zone=$2::bigint>>48`,
 	} {
 		if _, err := exec(ctx, tx, sql, from, s.base|keyMask); err != nil {
 			return err

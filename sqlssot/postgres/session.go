@@ -57,9 +57,9 @@ const serverNow = `(extract(epoch FROM clock_timestamp()) * 1000000000)::bigint`
 // Begin implements meta.Sessions. A session without a lease (Lease 0) has the
 // zone to itself: it fences every other one, and is fenced by the next that
 // begins. Sessions with a lease live side by side: those whose lease has ended
-// are fenced, the others stay; the new one gets no PrevSession, for what a loss
-// of power tears on an embedded store is whole here (P22). See Heartbeat and
-// Admitted for what it has to do.
+// are fenced, the others stay; the new one gets no PrevSession of theirs, for
+// what a loss of power tears on an embedded store is whole here (P22). See
+// Heartbeat and Admitted for what it has to do.
 func (s *Store) Begin(ctx context.Context, info meta.SessionInfo) (session, epoch int64, prev *meta.PrevSession, err error) {
 	err = s.update(ctx, "begin", func(tx pgx.Tx) error {
 		prev, session, epoch = nil, 1, 0
@@ -91,7 +91,7 @@ func (s *Store) Begin(ctx context.Context, info meta.SessionInfo) (session, epoc
 		}
 		return s.sessionsChanged(ctx, tx)
 	})
-	if info.Lease != 0 {
+	if info.Lease != 0 && prev != nil && prev.Lease != 0 {
 		prev = nil
 	}
 	return session, epoch, prev, err
