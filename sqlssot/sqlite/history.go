@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"nexusfs/meta"
+	"nexusfs/sqlssot/chain"
 	"zombiezen.com/go/sqlite"
 )
 
@@ -14,15 +15,7 @@ const recordCols = `r.rev,r.kind,r.ino,r.parent,r.name,r.new_parent,r.new_name,r
 
 const recordFrom = ` FROM operation_records r LEFT JOIN actors a ON a.actor=r.actor `
 
-// row is one stored record with what the chain keeps beside it.
-type row struct {
-	meta.Record
-	session int64
-	batch   int64 // 0: not the last of its batch
-	head    [32]byte
-}
-
-func scanRecord(st *sqlite.Stmt, r *row) {
+func scanRecord(st *sqlite.Stmt, r *chain.Sealed) {
 	r.Record = meta.Record{
 		Rev: meta.Rev(unk(st.ColumnInt64(0))), Kind: meta.OpKind(st.ColumnInt64(1)), Ino: meta.Ino(unk(st.ColumnInt64(2))),
 		Parent: meta.Ino(unk(st.ColumnInt64(3))), Name: colString(st, 4),
@@ -31,7 +24,7 @@ func scanRecord(st *sqlite.Stmt, r *row) {
 		Before: st.ColumnText(11), After: st.ColumnText(12), Digest: colHash(st, 13),
 		Actor: scanActor(st, 17),
 	}
-	r.session, r.batch, r.head = st.ColumnInt64(14), st.ColumnInt64(15), colHash(st, 16)
+	r.Session, r.Batch, r.Head = st.ColumnInt64(14), st.ColumnInt64(15), colHash(st, 16)
 }
 
 func scanActor(st *sqlite.Stmt, col int) meta.Actor {
@@ -87,7 +80,7 @@ func (s *Store) Records(ctx context.Context, f meta.RecordFilter, fn func(*meta.
 		order = "DESC"
 	}
 	return s.scan(ctx, "records", f.Ino, func(c *conn) error {
-		var r row
+		var r chain.Sealed
 		visit := func(st *sqlite.Stmt) error {
 			scanRecord(st, &r)
 			rec := r.Record

@@ -12,15 +12,6 @@ import (
 	"zombiezen.com/go/sqlite"
 )
 
-// lost is what a recovery record's After says.
-type lost struct {
-	First    int64  `json:"first"`    // revisions first to last were taken back
-	Last     int64  `json:"last"`     // first-1: none was
-	Reserved int64  `json:"reserved"` // and none up to here is ever issued
-	Head     string `json:"head"`     // the chain head before the recovery
-	Durable  int64  `json:"durable"`  // the last barrier
-}
-
 // Rewind implements meta.Upkeep: the state becomes that of revision first-1,
 // in one transaction. first may be the revision after the newest one: then
 // nothing is taken back and the record only says that the numbers up to the
@@ -41,7 +32,7 @@ func (s *Store) Rewind(ctx context.Context, first meta.Rev, now int64) (rev meta
 		if int64(first) < 2 || int64(first) > last+1 {
 			return meta.E("rewind", 0, "", meta.KindInvalid, fmt.Errorf("revision %d is not one of 2 to %d", first, last+1))
 		}
-		l := lost{First: int64(first), Last: last, Reserved: s.head.reserved, Head: hex.EncodeToString(s.head.hash[:]), Durable: s.head.barrier}
+		l := chain.Lost{First: int64(first), Last: last, Reserved: s.head.reserved, Head: hex.EncodeToString(s.head.hash[:]), Durable: s.head.barrier}
 		if l.Last >= l.First {
 			r := &rewinder{s: s, w: w, first: s.base | int64(first), refs: refDeltas{}}
 			if err := r.run(); err != nil {
@@ -61,7 +52,7 @@ func (s *Store) Rewind(ctx context.Context, first meta.Rev, now int64) (rev meta
 }
 
 // recordRecovery writes the recovery's own record at rev.
-func (s *Store) recordRecovery(l lost, rev meta.Rev, now int64) error {
+func (s *Store) recordRecovery(l chain.Lost, rev meta.Rev, now int64) error {
 	after, err := json.Marshal(l)
 	if err != nil {
 		return err

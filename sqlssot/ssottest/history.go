@@ -214,7 +214,7 @@ func historyQuery(tb testing.TB, f Factory) {
 		"select name, revision from deleted":                                                                     {"l 6"},
 		"select revision, not_acknowledged from operations where not_acknowledged is not null":                   {"3 announce: quorum lost"},
 		"select count(*), sum(count), max(revision) from batches":                                                {"6 6 6"},
-		"select offset, length, end_revision from content":                                                       {"0 5 <nil>"},
+		`select "offset", length, end_revision from content`:                                                     {"0 5 <nil>"},
 		"select scope, id, inodes, bytes from usage order by 1":                                                  {"user 0 3 5", "zone <nil> 3 5"},
 		"select substr(time, 1, 19) from operations where revision = 2":                                          {"2023-11-14T22:13:20"},
 		"select count(*) from sessions where ended is null":                                                      {"1"},

@@ -1,0 +1,206 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"nexusfs/meta"
+)
+
+// update runs fn in one durable transaction that holds the zone: no batch and no
+// other update of the zone runs meanwhile. It is sent again when the server
+// could not serialize it, or a connection was dead before it began.
+func (s *Store) update(ctx context.Context, op string, fn func(tx pgx.Tx) error) error {
+	if err := interrupted(ctx, op); err != nil {
+		return err
+	}
+	if err := s.writable(op); err != nil {
+		return err
+	}
+	for try := 0; ; try++ {
+		err := s.updateOnce(ctx, fn)
+		if code := codeOf(err); try == maxRetries || code != codeSerialization && code != codeDeadlock {
+			return classify(op, 0, "", err)
+		}
+	}
+}
+
+func (s *Store) updateOnce(ctx context.Context, fn func(tx pgx.Tx) error) error {
+	c, err := s.fresh(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Release()
+	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+		if err := s.lockZone(ctx, tx); err != nil {
+			return err
+		}
+		return fn(tx)
+	})
+}
+
+// lockZone waits until nothing else changes the zone.
+func (s *Store) lockZone(ctx context.Context, tx pgx.Tx) error {
+	n, err := exec(ctx, tx, `SELECT FROM counters WHERE zone = $1 AND kind = 0 AND id = 0 FOR NO KEY UPDATE`, s.zone)
+	if err == nil && n != 1 {
+		err = meta.E("open", 0, s.o.Zone, meta.KindDamaged, errors.New("the zone has no counters"))
+	}
+	return err
+}
+
+// serverNow is the server's clock in nanoseconds since 1970: leases are judged
+// by it alone.
+const serverNow = `(extract(epoch FROM clock_timestamp()) * 1000000000)::bigint`
+
+// Begin implements meta.Sessions. A session without a lease (Lease 0) has the
+// zone to itself: it fences every other one, and is fenced by the next that
+// begins. Sessions with a lease live side by side: those whose lease has ended
+// are fenced, the others stay; the new one gets no PrevSession of theirs, for
+// what a loss of power tears on an embedded store is whole here (P22). See
+// Heartbeat and Admitted for what it has to do.
+func (s *Store) Begin(ctx context.Context, info meta.SessionInfo) (session, epoch int64, prev *meta.PrevSession, err error) {
+	err = s.update(ctx, "begin", func(tx pgx.Tx) error {
+		prev, session, epoch = nil, 1, 0
+		if err := s.newest(ctx, tx, &prev, &epoch); err != nil {
+			return err
+		}
+		epoch++
+		boot := info.BootID
+		if prev != nil {
+			session = prev.Session + 1
+			// Until Recovered says that it is done, a recovery is still due: whoever
+			// starts after a kill in the middle of it has to see the old boot.
+			if info.Lease == 0 && !prev.Ended && prev.BootID != boot {
+				boot = prev.BootID
+			}
+		}
+		gone := `lease = 0 OR until < ` + serverNow
+		if info.Lease == 0 {
+			gone = `true`
+		}
+		if _, err := s.fence(ctx, tx, gone); err != nil {
+			return err
+		}
+		if _, err := exec(ctx, tx, `INSERT INTO session_rows(session, epoch, node, pid, boot_id, mountpoint, lease, started, until, shared)
+			SELECT $1, $2, $3, $4, $5, $6, $7, $8, CASE $7::bigint WHEN 0 THEN 0 ELSE `+serverNow+` + $7 END, live > 0
+			FROM counters WHERE zone = $9 AND kind = 0 AND id = 0`, s.k(session), epoch, []byte(info.Node), info.PID, []byte(boot), []byte(info.Mountpoint),
+			info.Lease, info.Started, s.zone); err != nil {
+			return err
+		}
+		return s.sessionsChanged(ctx, tx)
+	})
+	if info.Lease != 0 && prev != nil && prev.Lease != 0 {
+		prev = nil
+	}
+	return session, epoch, prev, err
+}
+
+// newest reads the newest session of the zone, if there is one.
+func (s *Store) newest(ctx context.Context, tx pgx.Tx, prev **meta.PrevSession, epoch *int64) error {
+	return each(ctx, tx, `SELECT session, epoch, node, pid, boot_id, mountpoint, lease, started, ended IS NOT NULL FROM session_rows
+		WHERE session BETWEEN $1 AND $2 ORDER BY session DESC LIMIT 1`, func(r pgx.Rows) error {
+		var p meta.PrevSession
+		var node, boot, mountpoint []byte
+		err := r.Scan(&p.Session, epoch, &node, &p.PID, &boot, &mountpoint, &p.Lease, &p.Started, &p.Ended)
+		p.Session, p.Node, p.BootID, p.Mountpoint = unk(p.Session), string(node), string(boot), string(mountpoint)
+		*prev = &p
+		return err
+	}, s.base|1, s.base|keyMask)
+}
+
+// fence ends the living sessions for which a condition over session_rows holds
+// and returns how many those were. The zone is held, so none of them has a batch
+// under way, and none will commit one.
+func (s *Store) fence(ctx context.Context, tx pgx.Tx, condition string) (int, error) {
+	return exec(ctx, tx, `UPDATE session_rows SET fenced = 1 WHERE session BETWEEN $1 AND $2
+		AND ended IS NULL AND fenced = 0 AND (`+condition+`)`, s.base|1, s.base|keyMask)
+}
+
+// sessionsChanged counts the living sessions anew and tells them.
+func (s *Store) sessionsChanged(ctx context.Context, tx pgx.Tx) error {
+	_, err := exec(ctx, tx, `UPDATE counters SET sessions = sessions + 1, live = (SELECT count(*) FROM session_rows
+			WHERE session BETWEEN $2 AND $3 AND ended IS NULL AND fenced = 0)
+		WHERE zone = $1 AND kind = 0 AND id = 0`, s.zone, s.base|1, s.base|keyMask)
+	if err == nil {
+		_, err = exec(ctx, tx, `SELECT pg_notify($1, 'sessions')`, s.channel())
+	}
+	return err
+}
+
+// Recovered implements meta.Sessions.
+func (s *Store) Recovered(ctx context.Context, session int64, bootID string) error {
+	return s.update(ctx, "recovered", func(tx pgx.Tx) error {
+		_, err := exec(ctx, tx, `UPDATE session_rows SET boot_id = $1 WHERE session = $2`, []byte(bootID), s.k(session))
+		return err
+	})
+}
+
+// End implements meta.Sessions.
+func (s *Store) End(ctx context.Context, session int64) error {
+	return s.update(ctx, "end", func(tx pgx.Tx) error {
+		if _, err := exec(ctx, tx, `UPDATE session_rows SET ended = $1 WHERE session = $2 AND ended IS NULL`, s.o.Now().UnixNano(), s.k(session)); err != nil {
+			return err
+		}
+		return s.sessionsChanged(ctx, tx)
+	})
+}
+
+// Inos implements meta.Sessions: one round trip, durable.
+func (s *Store) Inos(ctx context.Context, n int) (first meta.Ino, err error) {
+	if n <= 0 {
+		return 0, meta.E("inos", 0, "", meta.KindInvalid, nil)
+	}
+	if err := s.writable("inos"); err != nil {
+		return 0, err
+	}
+	var next int64
+	err = s.read(ctx, "inos", 0, "", func(ctx context.Context, c *pgx.Conn) error {
+		err := c.QueryRow(ctx, `UPDATE zones SET next_ino = next_ino + $2 WHERE zone = $1 AND next_ino <= $3 RETURNING next_ino - $2`,
+			s.zone, int64(n), keyMask-int64(n)).Scan(&next)
+		if errors.Is(err, pgx.ErrNoRows) {
+			err = meta.E("inos", 0, "", meta.KindNoSpace, errors.New("the zone's inode numbers are used up"))
+		}
+		return err
+	})
+	return meta.Ino(next), err
+}
+
+// Reserve implements meta.Sessions.
+func (s *Store) Reserve(ctx context.Context, rev meta.Rev) error {
+	if int64(rev) > keyMask {
+		return meta.E("reserve", 0, "", meta.KindNoSpace, fmt.Errorf("revision %d is out of range", rev))
+	}
+	return s.update(ctx, "reserve", func(tx pgx.Tx) error {
+		_, err := exec(ctx, tx, `UPDATE counters SET reserved = greatest(reserved, $2) WHERE zone = $1 AND kind = 0 AND id = 0`, s.zone, s.k(int64(rev)))
+		return err
+	})
+}
+
+// Sync implements meta.Store: what was committed before the call is on the
+// server's disk, whoever committed it. The server may be restarted meanwhile;
+// if it has lost commits of this store by then, that is the failure: KindDamaged.
+func (s *Store) Sync(ctx context.Context) error {
+	if err := interrupted(ctx, "sync"); err != nil {
+		return err
+	}
+	if s.o.ReadOnly {
+		return nil
+	}
+	s.commitMu.Lock()
+	st := s.batches
+	s.commitMu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.o.Settle)
+	defer cancel()
+	var seq int64
+	err := s.patiently(ctx, func() error {
+		return s.borrow(ctx, s.pools.read, func(c *pgx.Conn) error {
+			return c.QueryRow(ctx, `SELECT coalesce((SELECT seq FROM session_rows WHERE session = $1), 0) FROM make_durable()`, s.k(st.session)).Scan(&seq)
+		})
+	})
+	if err == nil && seq < st.seq {
+		err = meta.E("sync", 0, "", meta.KindDamaged, errors.New("the server has lost commits: it was stopped before they were on its disk, or another server took its place"))
+	}
+	return classify("sync", 0, "", err)
+}
