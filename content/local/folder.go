@@ -116,6 +116,7 @@ func (s *Store) adopt(writer int64) (*folder, error) {
 		return nil, nil
 	}
 	f := newFolder(s.opts, writer, newFDCache(adoptedFiles))
+	f.packs.aside = true
 	err := f.hold(s.opts)
 	if errors.Is(err, errLocked) {
 		return nil, nil

@@ -125,7 +125,11 @@ func (l *writerLock) unlock() { unix.Close(l.fd) }
 
 // flock locks an open file; errLocked with LOCK_NB when somebody has it.
 func flock(fd int, path string, how int) error {
-	err := retry(func() error { return unix.Flock(fd, how) })
+	return lockError(path, retry(func() error { return unix.Flock(fd, how) }))
+}
+
+// lockError says what an errno of flock means.
+func lockError(path string, err error) error {
 	switch {
 	case err == nil:
 		return nil

@@ -24,6 +24,7 @@ type packs struct {
 	max      int64  // bytes at which a segment is full
 	readOnly bool
 	fresh    bool // begin with a new segment: another machine may still write to the newest
+	aside    bool // held for the moment: nothing is appended, bytes are not counted
 	fds      *fdCache
 
 	marking sync.Mutex // held over the 64 bytes that mark a record dead; taken alone
@@ -122,6 +123,9 @@ func (p *packs) load() error {
 	for _, n := range list {
 		p.segs[n] = &segment{n: n, sealed: true}
 		p.last = n
+	}
+	if p.aside {
+		return nil
 	}
 	for _, s := range p.segs {
 		var st unix.Stat_t

@@ -152,11 +152,13 @@ func (s *Store) load() (err error) {
 	if s.opts.Shared {
 		s.checkPunching()
 	}
-	unclean, err := s.uncleanWriter()
-	if err != nil {
-		return err
+	unclean := s.files.stale.Load()
+	if !unclean && !s.opts.Shared { // a shared store's rows name only what its putter has synced
+		if unclean, err = s.uncleanWriter(); err != nil {
+			return err
+		}
 	}
-	s.inherited.Store(unclean || s.files.stale.Load())
+	s.inherited.Store(unclean)
 	return s.workOff(s.folder)
 }
 
