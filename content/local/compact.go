@@ -91,7 +91,10 @@ type compaction struct {
 // adopted compacts the folder of another writer, if nobody holds it.
 func (c *compaction) adopted(ctx context.Context, writer int64) error {
 	f, err := c.s.adopt(writer)
-	if err != nil || f == nil {
+	if errors.Is(err, errLocked) || errors.Is(err, errNoFolder) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	defer c.s.letGo(f)

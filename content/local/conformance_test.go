@@ -65,6 +65,12 @@ func newHarness(t *testing.T, set func(*Options)) *contenttest.Harness {
 func mustOpen(t testing.TB, o Options) *Store {
 	t.Helper()
 	checkLeaks(t)
+	return openBeside(t, o)
+}
+
+// openBeside is mustOpen while another store is open, whose files come and go.
+func openBeside(t testing.TB, o Options) *Store {
+	t.Helper()
 	s, err := Open(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)

@@ -109,19 +109,22 @@ func (f *folder) load(readOnly bool) error {
 	return f.files.loadCounts(readOnly)
 }
 
-// adopt takes a folder that nobody holds, for the moment; nil when somebody
-// does or there is none. letGo follows.
+// errNoFolder says that a writer has never been.
+var errNoFolder = errors.New("no such writer")
+
+// adopt takes a folder that nobody holds, for the moment: errLocked when
+// somebody does, errNoFolder. letGo follows.
 func (s *Store) adopt(writer int64) (*folder, error) {
-	if _, err := os.Lstat(filepath.Join(folderPath(s.opts.Dir, writer), "segments")); errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+	_, err := os.Lstat(filepath.Join(folderPath(s.opts.Dir, writer), "segments"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errNoFolder
+	}
+	if err != nil {
+		return nil, err
 	}
 	f := newFolder(s.opts, writer, newFDCache(adoptedFiles))
 	f.packs.aside = true
-	err := f.hold(s.opts)
-	if errors.Is(err, errLocked) {
-		return nil, nil
-	}
-	if err != nil {
+	if err := f.hold(s.opts); err != nil {
 		f.fds.closeAll()
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 
 	"nexusfs/meta"
 )
@@ -47,11 +48,13 @@ func (s *Store) Free(ctx context.Context, blobs []meta.Blob) error {
 // nobody holds it, by a note for the holder otherwise.
 func (s *Store) freeForeign(writer int64, blobs []meta.Blob) error {
 	f, err := s.adopt(writer)
-	if err != nil {
-		return err
-	}
-	if f == nil {
+	switch {
+	case errors.Is(err, errNoFolder):
+		return nil
+	case errors.Is(err, errLocked):
 		return s.leaveNote(writer, blobs)
+	case err != nil:
+		return err
 	}
 	defer s.letGo(f)
 	err = s.workOff(f)

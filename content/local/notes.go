@@ -26,7 +26,10 @@ func (s *Store) leaveNote(writer int64, blobs []meta.Blob) error {
 	}
 	dir := filepath.Join(folderPath(s.opts.Dir, writer), "notes")
 	_, token, _ := strings.Cut(s.lock.token, " ")
-	name := fmt.Sprintf("%04d-%s-%d", s.writer, token, s.notes.Add(1)) // never there before
+	name := fmt.Sprintf("%04d-%s-%d", s.writer, token, s.notes.Add(1))           // never there before
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) { // the holder may have just begun
+		return errors.Join(err, removeIfThere(tmp))
+	}
 	// gofail: var contentBeforeNote struct{}
 	if err := os.Rename(tmp, filepath.Join(dir, name)); err != nil {
 		return errors.Join(err, removeIfThere(tmp))
