@@ -27,6 +27,9 @@ type Harness struct {
 	// Damage changes what is stored of b, behind the store's back. The store
 	// may still remember what it verified before.
 	Damage func(b meta.Blob, how Damage) error
+	// RemovedIsStale says that the store cannot tell a file that was lost from
+	// one that another process has removed: it may answer KindStale to both.
+	RemovedIsStale bool
 }
 
 // Damage is a way in which stored bytes go wrong.

@@ -95,7 +95,11 @@ func missing(ctx context.Context, h *Harness) error {
 			}
 			h.Content = c
 			what := fmt.Sprintf("read of %d bytes after damage %+v", size, how)
-			if err := wantKind(what, c.Read(ctx, s.blob, 0, make([]byte, size)), meta.KindDamaged); err != nil {
+			kinds := []meta.Kind{meta.KindDamaged}
+			if h.RemovedIsStale && how.Kind == Remove {
+				kinds = append(kinds, meta.KindStale)
+			}
+			if err := wantKind(what, c.Read(ctx, s.blob, 0, make([]byte, size)), kinds...); err != nil {
 				return err
 			}
 			if how.Kind == Cut {

@@ -32,7 +32,17 @@ type fileStamp struct {
 func stampOf(fd int) (fileStamp, error) {
 	var st unix.Stat_t
 	err := unix.Fstat(fd, &st)
-	return fileStamp{dev: uint64(st.Dev), ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}, err
+	return stampOfStat(&st), err
+}
+
+func stampOfStat(st *unix.Stat_t) fileStamp {
+	return fileStamp{dev: uint64(st.Dev), ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}
+}
+
+func stampOfPath(path string) (fileStamp, error) {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	return stampOfStat(&st), err
 }
 
 func (v *verifiedFiles) has(b meta.Blob, st fileStamp) bool {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 
 	"golang.org/x/sys/unix"
@@ -49,7 +50,10 @@ func unwrapCallback(op string, err error) error {
 //
 // live is asked about each record that was not freed. A record that this
 // process has put and that is not alive yet may be on its way to its commit: it
-// keeps its segment. The segment that this process appends to is left alone. A first
+// keeps its segment. The segment that this process appends to is left alone. The
+// folders of writers that have ended are compacted too, into this process's
+// own; what live does not know there is garbage, so live must say yes as long as
+// the session that put a record could still commit it. A first
 // Compact after the start counts the records of some segments; later ones go
 // on with the next. One runs at a time; it may run beside everything else.
 func (s *Store) Compact(ctx context.Context, live func(meta.Blob) (bool, error), moved func(from, to meta.Blob) error) error {
@@ -59,26 +63,102 @@ func (s *Store) Compact(ctx context.Context, live func(meta.Blob) (bool, error),
 	defer s.life.leave()
 	s.compacting.Lock()
 	defer s.compacting.Unlock()
-	counted := 0
-	for _, n := range s.packs.sealed() {
-		if ctx.Err() != nil {
-			return meta.E("compact content", 0, "", meta.KindInterrupted, ctx.Err())
-		}
-		known, alive := s.packs.liveBytes(n)
-		if known && !s.packs.wasteful(n, alive) {
-			continue
-		}
-		if !known {
-			if counted++; counted > countMax {
-				continue
-			}
-		}
-		c := compaction{s: s, n: n, live: live, moved: moved}
-		if err := c.run(ctx); err != nil {
+	defer s.fds.dropUnlinked()
+	c := compaction{s: s, live: live, moved: moved}
+	if err := c.folder(ctx, s.folder); err != nil {
+		return unwrapCallback("compact content", err)
+	}
+	others, err := s.others()
+	if err != nil {
+		return diskError("compact content", err)
+	}
+	for _, w := range others {
+		if err := c.adopted(ctx, w); err != nil {
 			return unwrapCallback("compact content", err)
 		}
 	}
 	return nil
+}
+
+// compaction is one Compact.
+type compaction struct {
+	s       *Store
+	live    func(meta.Blob) (bool, error)
+	moved   func(from, to meta.Blob) error
+	counted int // segments counted for the first time
+}
+
+// adopted compacts the folder of another writer, if nobody holds it.
+func (c *compaction) adopted(ctx context.Context, writer int64) error {
+	f, err := c.s.adopt(writer)
+	if errors.Is(err, errLocked) || errors.Is(err, errNoFolder) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer c.s.letGo(f)
+	f.packs.recall(c.s.counted)
+	defer f.packs.remember(c.s.counted)
+	return c.folder(ctx, f)
+}
+
+// folder works on the segments of a held folder.
+func (c *compaction) folder(ctx context.Context, f *folder) error {
+	if err := c.s.workOff(f); err != nil {
+		return err
+	}
+	for _, n := range f.packs.sealed() {
+		if ctx.Err() != nil {
+			return meta.E("compact content", 0, "", meta.KindInterrupted, ctx.Err())
+		}
+		known, alive := f.packs.liveBytes(n)
+		if known && !f.packs.wasteful(n, alive) {
+			continue
+		}
+		if !known {
+			if c.counted++; c.counted > countMax {
+				continue
+			}
+		}
+		one := segmentCompaction{compaction: c, f: f, n: n}
+		if err := one.run(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// countedSegment is what is remembered of a segment in a folder that was held
+// for the moment, and how its file looked then.
+type countedSegment struct {
+	stamp      fileStamp
+	live, dead int64
+}
+
+// recall takes over counts of segments that look as they did.
+func (p *packs) recall(counted map[int64]countedSegment) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for n, s := range p.segs {
+		c, ok := counted[n]
+		if stamp, err := stampOfPath(p.path(n)); ok && err == nil && stamp == c.stamp {
+			s.live, s.dead, s.counted = c.live, c.dead, true
+		}
+	}
+}
+
+// remember keeps the counts of this writer's segments, and of no others that
+// it had.
+func (p *packs) remember(counted map[int64]countedSegment) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(counted, func(n int64, _ countedSegment) bool { return n>>segmentBits == p.base>>segmentBits })
+	for n, s := range p.segs {
+		if stamp, err := stampOfPath(p.path(n)); s.counted && err == nil {
+			counted[n] = countedSegment{stamp, s.live, s.dead}
+		}
+	}
 }
 
 // liveBytes reports whether a segment's records were counted, and how many
@@ -125,12 +205,11 @@ func (p *packs) setCount(n, frees, live, dead int64) {
 	}
 }
 
-// compaction is the work on one segment.
-type compaction struct {
-	s     *Store
-	n     int64
-	live  func(meta.Blob) (bool, error)
-	moved func(from, to meta.Blob) error
+// segmentCompaction is the work on one segment of a held folder.
+type segmentCompaction struct {
+	*compaction
+	f *folder
+	n int64
 
 	alive    []meta.Blob // records to keep
 	unwanted []meta.Blob // records that nobody freed and nobody refers to
@@ -139,8 +218,8 @@ type compaction struct {
 }
 
 // run counts the segment and, when it is worth it, empties it.
-func (c *compaction) run(ctx context.Context) error {
-	frees, mine, ok := c.s.packs.countState(c.n)
+func (c *segmentCompaction) run(ctx context.Context) error {
+	frees, mine, ok := c.f.packs.countState(c.n)
 	if !ok {
 		return nil
 	}
@@ -148,8 +227,8 @@ func (c *compaction) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.s.packs.setCount(c.n, frees, liveBytes, deadBytes)
-	if !c.s.packs.wasteful(c.n, liveBytes) || c.wait || !c.s.packs.seal(c.n) {
+	c.f.packs.setCount(c.n, frees, liveBytes, deadBytes)
+	if !c.f.packs.wasteful(c.n, liveBytes) || c.wait || !c.f.packs.seal(c.n) {
 		return nil
 	}
 	for len(c.alive) > 0 {
@@ -166,16 +245,16 @@ func (c *compaction) run(ctx context.Context) error {
 		return nil
 	}
 	for _, b := range c.unwanted {
-		if err := c.s.free(b); err != nil {
+		if err := c.s.freeIn(c.f, b); err != nil {
 			return err
 		}
 	}
-	return c.s.removeSegment(c.n)
+	return c.s.removeSegment(c.f, c.n)
 }
 
 // count sorts the records.
-func (c *compaction) count(ctx context.Context, mine bool) (liveBytes, deadBytes int64, err error) {
-	strange, err := c.s.packs.scan(ctx, c.n, func(off int64, h header) error {
+func (c *segmentCompaction) count(ctx context.Context, mine bool) (liveBytes, deadBytes int64, err error) {
+	strange, err := c.f.packs.scan(ctx, c.n, func(off int64, h header) error {
 		if h.State != stateLive {
 			deadBytes += h.length()
 			return nil
@@ -204,7 +283,7 @@ func (c *compaction) count(ctx context.Context, mine bool) (liveBytes, deadBytes
 }
 
 // moveBatch moves the next few living records: copy, flush, tell, give back.
-func (c *compaction) moveBatch() error {
+func (c *segmentCompaction) moveBatch() error {
 	var from, to []meta.Blob
 	for bytes := int64(0); len(c.alive) > 0 && bytes < moveBatch; c.alive = c.alive[1:] {
 		b := c.alive[0]
@@ -227,17 +306,17 @@ func (c *compaction) moveBatch() error {
 		// gofail: var contentBeforeMoved struct{}
 		err := c.moved(from[i], to[i])
 		// gofail: var contentAfterMoved struct{}
-		drop := from[i]
+		drop, where := from[i], c.f
 		if err != nil {
 			c.keep = true
-			drop = to[i]
+			drop, where = to[i], c.s.folder
 		}
-		if freeErr := c.s.free(drop); freeErr != nil {
+		if freeErr := c.s.freeIn(where, drop); freeErr != nil {
 			return freeErr
 		}
 		if err != nil && meta.KindOf(err) != meta.KindConflict {
 			for _, b := range to[i+1:] {
-				c.s.free(b)
+				c.s.freeIn(c.s.folder, b)
 			}
 			return callback{err}
 		}

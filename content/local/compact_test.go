@@ -230,7 +230,7 @@ func TestCompactLeavesDamagedRecords(t *testing.T) {
 	if err := flip(segmentPath(o.Dir, 1), bad.Offset+5000); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Unlink(newFiles(o.Dir).path(file.Blob)); err != nil {
+	if err := unix.Unlink(newFiles(o.Dir, 0).path(file.Blob)); err != nil {
 		t.Fatal(err)
 	}
 	s = mustOpen(t, o)

@@ -2,7 +2,6 @@ package local
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -66,6 +65,12 @@ func newHarness(t *testing.T, set func(*Options)) *contenttest.Harness {
 func mustOpen(t testing.TB, o Options) *Store {
 	t.Helper()
 	checkLeaks(t)
+	return openBeside(t, o)
+}
+
+// openBeside is mustOpen while another store is open, whose files come and go.
+func openBeside(t testing.TB, o Options) *Store {
+	t.Helper()
 	s, err := Open(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -108,13 +113,9 @@ func openFDs() int {
 // place returns the file with b's bytes and the offset of the first.
 func place(dir string, b meta.Blob) (string, int64) {
 	if b.Place == meta.PlaceFile {
-		return newFiles(dir).path(b), 0
+		return newFiles(dir, 0).path(b), 0
 	}
 	return segmentPath(dir, b.Segment), b.Offset + headerSize + tableLen(b.Size)
-}
-
-func segmentPath(dir string, n int64) string {
-	return filepath.Join(dir, "segments", fmt.Sprintf("%08d.seg", n))
 }
 
 func damageStored(dir string, b meta.Blob, how contenttest.Damage) error {

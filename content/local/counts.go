@@ -42,15 +42,19 @@ func (f *files) saveCounts() error {
 	if f.stale.Load() {
 		return nil
 	}
-	text, err := json.Marshal(fileCounts{f.count.Load(), f.bytes.Load()})
-	if err != nil {
-		return err
-	}
 	tmp := f.tempPath()
-	if err := os.WriteFile(tmp, text, 0o600); err != nil {
+	if err := writeCounts(tmp, fileCounts{f.count.Load(), f.bytes.Load()}); err != nil {
 		return err
 	}
 	return os.Rename(tmp, f.countsPath())
+}
+
+func writeCounts(path string, c fileCounts) error {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, text, 0o600)
 }
 
 // countAll adds what was stored before an unclean stop to the counts, until

@@ -181,11 +181,12 @@ type powerCut struct {
 	mu    sync.Mutex
 	files map[uint64][]byte            // by inode
 	dirs  map[string]map[string]uint64 // by path: name to inode
+	isDir map[uint64]bool              // by inode
 	fail  error
 }
 
 func newPowerCut() *powerCut {
-	return &powerCut{files: make(map[uint64][]byte), dirs: make(map[string]map[string]uint64)}
+	return &powerCut{files: make(map[uint64][]byte), dirs: make(map[string]map[string]uint64), isDir: make(map[uint64]bool)}
 }
 
 func (p *powerCut) Fdatasync(fd int) error {
@@ -221,6 +222,7 @@ func (p *powerCut) SyncDir(path string) error {
 		var st unix.Stat_t
 		if err := unix.Lstat(filepath.Join(path, n.Name()), &st); err == nil {
 			p.dirs[path][n.Name()] = st.Ino
+			p.isDir[st.Ino] = n.IsDir()
 		}
 	}
 	return nil
@@ -274,18 +276,18 @@ func (p *powerCut) restore(t *testing.T, dir string) string {
 	if err := os.WriteFile(filepath.Join(out, "format"), []byte(formatText), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	files := filepath.Join(dir, "files")
 	for path, names := range p.dirs {
 		rel := strings.TrimPrefix(path, dir)
-		if _, ok := p.dirs[files][filepath.Base(path)]; filepath.Dir(path) == files && !ok {
+		parent := filepath.Dir(path)
+		if _, ok := p.dirs[parent][filepath.Base(path)]; filepath.Base(parent) == "files" && !ok {
 			continue // the directory's own name was not flushed
 		}
 		if err := os.MkdirAll(filepath.Join(out, rel), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		for name, ino := range names {
-			if path == files {
-				continue // directories
+			if p.isDir[ino] {
+				continue // made when its own names were flushed
 			}
 			if err := os.WriteFile(filepath.Join(out, rel, name), p.files[ino], 0o600); err != nil {
 				t.Fatal(err)

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fdKey names an open file: a segment (Offset and ID are zero), or the file of
+// fdKey names an open file: a segment (Offset is zero), or the file of
 // the blob whose leaf record lies at Segment, Offset.
 type fdKey struct {
 	segment int64
@@ -119,6 +119,22 @@ func (c *fdCache) drop(key fdKey) {
 	last := o != nil && c.forget(o)
 	c.mu.Unlock()
 	if last {
+		unix.Close(o.fd)
+	}
+}
+
+// dropUnlinked takes files out whose names are gone, so that the disk gets
+// their space back: another process has removed them.
+func (c *fdCache) dropUnlinked() {
+	c.mu.Lock()
+	var last []*openFD
+	for _, o := range c.open {
+		if unlinked(o.fd) && c.forget(o) {
+			last = append(last, o)
+		}
+	}
+	c.mu.Unlock()
+	for _, o := range last {
 		unix.Close(o.fd)
 	}
 }

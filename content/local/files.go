@@ -22,7 +22,9 @@ import (
 // file of its own: files/SEGMENT/OFFSET-ID. One directory per segment keeps
 // directories small, and one Sync has few of them to flush.
 type files struct {
-	dir    string // the store's folder
+	root   string // the store's folder
+	dir    string // the writer's
+	base   int64  // what its segment numbers begin with
 	serial atomic.Int64
 
 	count  atomic.Int64 // files stored
@@ -45,23 +47,22 @@ type unsyncedFile struct {
 	size int64
 }
 
-func newFiles(dir string) *files {
+func newFiles(root string, writer int64) *files {
 	return &files{
-		dir: dir, made: make(map[int64]struct{}),
+		root: root, dir: folderPath(root, writer), base: writer << segmentBits,
+		made:     make(map[int64]struct{}),
 		newNames: make(map[string]struct{}), unsynced: make(map[fdKey]unsyncedFile),
 	}
 }
 
-func (f *files) subdir(segment int64) string {
-	return filepath.Join(f.dir, "files", fmt.Sprintf("%08d", segment))
-}
+func (f *files) subdir(segment int64) string { return filesPath(f.root, segment) }
 
-// path names the file of a blob.
+// path names the file of a blob, whoever's it is.
 func (f *files) path(b meta.Blob) string {
 	return filepath.Join(f.subdir(b.Segment), fmt.Sprintf("%010x-%s", b.Offset, hex.EncodeToString(b.ID[:])))
 }
 
-// parseFile is the reverse of path, without the size.
+// parseFile is the reverse of path, without the size and the writer.
 func parseFile(subdir, name string) (meta.Blob, bool) {
 	offset, id, ok := strings.Cut(name, "-")
 	raw, err := hex.DecodeString(id)
@@ -70,7 +71,7 @@ func parseFile(subdir, name string) (meta.Blob, bool) {
 		return b, false
 	}
 	copy(b.ID[:], raw)
-	if b.Segment, err = strconv.ParseInt(subdir, 10, 64); err != nil {
+	if b.Segment, err = strconv.ParseInt(subdir, 10, 64); err != nil || b.Segment != inFolder(b.Segment) {
 		return b, false
 	}
 	b.Offset, err = strconv.ParseInt(offset, 16, 64)
@@ -232,6 +233,7 @@ func (f *files) walkDir(path, name string, fn func(meta.Blob) error) error {
 				continue // not ours, or removed meanwhile
 			}
 			b.Size = st.Size
+			b.Segment |= f.base
 			if err := fn(b); err != nil {
 				return err
 			}

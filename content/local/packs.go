@@ -18,10 +18,16 @@ import (
 // packs are the segments of a store: append-only files of records. Appenders
 // take their place under mu and write outside of it.
 type packs struct {
-	dir      string
-	max      int64 // bytes at which a segment is full
+	root     string // the store's folder
+	dir      string // of this writer's segments
+	base     int64  // what this writer's segment numbers begin with
+	max      int64  // bytes at which a segment is full
 	readOnly bool
+	fresh    bool // begin with a new segment: another machine may still write to the newest
+	aside    bool // held for the moment: nothing is appended, bytes are not counted
 	fds      *fdCache
+
+	marking sync.Mutex // held over the 64 bytes that mark a record dead; taken alone
 
 	mu       sync.Mutex
 	filled   sync.Cond             // a step of writing zeros ahead has ended
@@ -63,9 +69,11 @@ type appendScratch struct {
 	pieces [4][]byte
 }
 
-func newPacks(dir string, o Options, fds *fdCache) *packs {
+func newPacks(o Options, writer int64, fds *fdCache) *packs {
+	base := writer << segmentBits
 	p := &packs{
-		dir: dir, max: o.SegmentSize, readOnly: o.ReadOnly, fds: fds,
+		root: o.Dir, dir: filepath.Join(folderPath(o.Dir, writer), "segments"), base: base, last: base,
+		max: o.SegmentSize, readOnly: o.ReadOnly, fds: fds,
 		segs: make(map[int64]*segment), dirty: make(map[*segment]struct{}), retired: make(map[int64]struct{}),
 	}
 	p.filled.L = &p.mu
@@ -73,33 +81,51 @@ func newPacks(dir string, o Options, fds *fdCache) *packs {
 	return p
 }
 
-func (p *packs) path(n int64) string { return filepath.Join(p.dir, fmt.Sprintf("%08d.seg", n)) }
+// path names a segment's file, whoever's it is.
+func (p *packs) path(n int64) string { return segmentPath(p.root, n) }
 
 // segmentNumber parses the name of a segment file.
 func segmentNumber(name string) (int64, bool) {
 	digits, ok := strings.CutSuffix(name, ".seg")
 	n, err := strconv.ParseInt(digits, 10, 64)
-	return n, ok && err == nil && n > 0 && name == fmt.Sprintf("%08d.seg", n)
+	return n, ok && err == nil && n > 0 && n < 1<<segmentBits && name == fmt.Sprintf("%08d.seg", n)
+}
+
+// list returns the numbers of the segments that are on the disk, ascending.
+func (p *packs) list() ([]int64, error) {
+	f, err := os.Open(p.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	var out []int64
+	for _, name := range names {
+		if n, ok := segmentNumber(name); ok {
+			out = append(out, p.base|n)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
 }
 
 // load lists the segments and finds the end of the newest.
 func (p *packs) load() error {
-	f, err := os.Open(p.dir)
-	if err != nil {
-		return err
-	}
-	names, err := f.Readdirnames(-1)
-	f.Close()
+	list, err := p.list()
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, name := range names {
-		if n, ok := segmentNumber(name); ok {
-			p.segs[n] = &segment{n: n, sealed: true}
-			p.last = max(p.last, n)
-		}
+	for _, n := range list {
+		p.segs[n] = &segment{n: n, sealed: true}
+		p.last = n
+	}
+	if p.aside {
+		return nil
 	}
 	for _, s := range p.segs {
 		var st unix.Stat_t
@@ -107,7 +133,7 @@ func (p *packs) load() error {
 			p.bytes += st.Blocks * 512
 		}
 	}
-	if p.last == 0 || p.readOnly {
+	if p.last == p.base || p.readOnly || p.fresh {
 		return nil
 	}
 	return p.resume(p.segs[p.last])
@@ -142,7 +168,7 @@ func (p *packs) open(n int64) (*openFD, error) {
 		return o, nil
 	}
 	flags := unix.O_RDWR
-	if p.readOnly {
+	if p.readOnly || n&^(1<<segmentBits-1) != p.base {
 		flags = unix.O_RDONLY
 	}
 	fd, err := openFile(p.path(n), flags)
@@ -356,20 +382,29 @@ func (p *packs) isRetired(n int64) bool {
 	return ok
 }
 
-// retire takes a segment out of the table; false: it was out already. remove follows.
-func (p *packs) retire(n int64) bool {
+// retire takes a segment out of the table; false: it was out already, or must
+// stay. remove follows. The number of a segment is never used twice, so the
+// newest goes only when the next one is there; rolled says that it was made,
+// and must be durable before remove.
+func (p *packs) retire(n int64) (ok, rolled bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.segs[n]
 	if s == nil || s == p.active || s.pending > 0 {
-		return false
+		return false, false
+	}
+	if n == p.last {
+		if p.roll() != nil {
+			return false, false // the disk is full, say: it goes another time
+		}
+		rolled = true
 	}
 	p.retired[n] = struct{}{}
 	delete(p.segs, n)
 	delete(p.dirty, s)
 	s.unsynced = 0
 	p.settle(s)
-	return true
+	return true, rolled
 }
 
 // remove deletes a retired segment's file.

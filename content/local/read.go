@@ -46,7 +46,8 @@ func (s *Store) blobPath(b meta.Blob) string {
 // Read fills p with the bytes of b from off on. Each of them was verified
 // against b.ID when it came from the disk. Errors: KindInvalid (range),
 // KindDamaged (logged once for each place, and counted), KindStale (the place
-// was given back or moved since b was looked up: look it up again), KindIO,
+// was given back or moved since b was looked up, or another writer's file is not
+// there: look it up again, and if it is the same it is damaged), KindIO,
 // KindInterrupted, KindShutdown. p's content is undefined after an error.
 func (s *Store) Read(ctx context.Context, b meta.Blob, off int64, p []byte) error {
 	if err := s.enter(ctx, "read content"); err != nil {
@@ -68,8 +69,19 @@ func (s *Store) Read(ctx context.Context, b meta.Blob, off int64, p []byte) erro
 	return nil
 }
 
-// read is Read inside a call; its errors are plain.
+// read is Read inside a call; its errors are plain. What another writer has put
+// is looked at twice before an error is believed: an open file may be one that
+// he has removed, and a network client may show old pages of it.
 func (s *Store) read(b meta.Blob, off int64, p []byte) error {
+	err := s.readOnce(b, off, p)
+	if err != nil && s.foreign(b.Segment) {
+		s.forgetOpen(b)
+		err = s.readOnce(b, off, p)
+	}
+	return err
+}
+
+func (s *Store) readOnce(b meta.Blob, off int64, p []byte) error {
 	src, err := s.source(b)
 	if err != nil {
 		return err
@@ -220,7 +232,7 @@ func (src *source) verify(leaf int, data []byte) error {
 func (s *Store) explain(op string, b meta.Blob, err error) error {
 	name := "blob " + hex.EncodeToString(b.ID[:8])
 	missing := errors.Is(err, errDamaged) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR)
+		errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ESTALE)
 	switch {
 	case missing && s.gaveBack(b):
 		return meta.E(op, 0, name, meta.KindStale, err)
@@ -239,16 +251,23 @@ func (s *Store) explain(op string, b meta.Blob, err error) error {
 	return err
 }
 
-// gaveBack reports whether b's place was freed or moved on purpose.
+// gaveBack reports whether b's place was freed or moved on purpose. That a
+// foreign segment was lost cannot be told from that its holder removed it.
 func (s *Store) gaveBack(b meta.Blob) bool {
 	if s.packs.isRetired(b.Segment) {
 		return true
 	}
-	h, err := s.packs.readHeader(b.Segment, b.Offset)
-	if err != nil {
-		return s.packs.isRetired(b.Segment) // removed just now
+	if s.foreign(b.Segment) {
+		s.forgetOpen(b)
 	}
-	return h.State == stateDead && h.ID == b.ID
+	h, err := s.packs.readHeader(b.Segment, b.Offset)
+	switch {
+	case err == nil:
+		return h.State == stateDead && h.ID == b.ID
+	case s.foreign(b.Segment):
+		return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE)
+	}
+	return s.packs.isRetired(b.Segment) // removed just now
 }
 
 // damageMax bounds how many damaged places are remembered.

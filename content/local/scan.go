@@ -124,20 +124,11 @@ func (p *packs) markDead(n, off int64, want header) (empty bool, err error) {
 		return false, err
 	}
 	defer o.release()
-	var head [headerSize]byte
-	if err := preadFull(o.fd, head[:], off); err != nil {
-		return false, nil // the place is not there
-	}
-	h, err := decodeHeader(head[:])
 	want.State = stateLive
-	if err != nil || h != want {
-		return false, nil
+	if marked, err := p.replaceHeader(o.fd, off, want); !marked || err != nil {
+		return false, err
 	}
-	h.State = stateDead
-	encodeHeader(head[:], h)
-	if err := pwriteFull(o.fd, head[:], off); err != nil {
-		return false, fmt.Errorf("%s: %w", p.path(n), err)
-	}
+	h := want
 	// gofail: var contentBeforePunch struct{}
 	freed := punch(o.fd, off+headerSize, off+h.length()-footerSize)
 	p.mu.Lock()
@@ -151,6 +142,27 @@ func (p *packs) markDead(n, off int64, want header) (empty bool, err error) {
 	s.dead += h.length()
 	s.frees++
 	return s.counted && s.live <= 0 && s.sealed && s.pending == 0, nil
+}
+
+// replaceHeader marks the record at off dead if it is the one that want
+// describes. Of two calls for one record one does it: its bytes are counted once.
+func (p *packs) replaceHeader(fd int, off int64, want header) (marked bool, err error) {
+	p.marking.Lock()
+	defer p.marking.Unlock()
+	var head [headerSize]byte
+	if err := preadFull(fd, head[:], off); err != nil {
+		return false, nil // the place is not there
+	}
+	h, err := decodeHeader(head[:])
+	if err != nil || h != want {
+		return false, nil
+	}
+	h.State = stateDead
+	encodeHeader(head[:], h)
+	if err := pwriteFull(fd, head[:], off); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // punch gives back the blocks that lie wholly in [from, to) and returns how

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -21,6 +22,7 @@ type Options struct {
 	Dir           string       // the folder; Open makes it unless ReadOnly
 	Log           *slog.Logger // nil: discard
 	ReadOnly      bool         // nothing on the disk is changed
+	Shared        bool         // processes on other machines may have the folder open: Open is strict about its filesystem
 	SegmentSize   int64        // bytes at which a pack segment is full; 0: 64 MiB
 	FileThreshold int64        // blobs from this size on get a file of their own; 0: 1 MiB
 	FileLimit     int64        // blobs from this size on are in segments again; 0: BlobMax
@@ -30,6 +32,7 @@ type Options struct {
 	LeafCache     int64        // bytes of verified leaves kept in memory; 0: 8 MiB, below 0: none
 
 	syncer syncer // tests put their own disk here; nil: the kernel
+	remote bool   // not a local disk: another machine may be given a lock that this one has
 }
 
 func (o *Options) setDefaults() {
@@ -57,20 +60,19 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// Store is a content store in a local folder. It implements meta.Content.
+// Store is a content store in a local folder, of which it is one writer. It
+// implements meta.Content.
 //
 // LOCK ORDER: compacting, then packs.mu or files.mu, then fdCache.mu. The
 // other locks are taken alone. No lock is held over reading or writing blobs;
 // packs.mu is held while a segment is made or cut, once in SegmentSize bytes.
 type Store struct {
+	*folder  // what this process appends to; held until Close unless ReadOnly
 	opts     Options
 	log      *slog.Logger
 	syncer   syncer
-	fds      *fdCache
 	tables   *tableCache
 	leaves   *leafCache
-	packs    *packs
-	files    *files
 	work     *background
 	group    syncGroup
 	life     lifecycle
@@ -78,21 +80,26 @@ type Store struct {
 	verified verifiedFiles
 
 	compacting sync.Mutex
+	counted    map[int64]countedSegment   // of other writers; guarded by compacting
 	failure    atomic.Pointer[meta.Error] // set once a flush failed; final
 	inherited  atomic.Bool                // the process before was killed: the next Sync covers what it wrote too
 
 	puts, putBytes   atomic.Int64
 	reads, readBytes atomic.Int64
 	damaged          atomic.Int64
+	notes            atomic.Int64 // left for other writers
 }
 
 var _ meta.Content = (*Store)(nil)
 
 // Open opens the store in o.Dir, making an empty one where nothing is, and
-// removes what an unclean stop left half done. The cost does not depend on how
-// much is stored, except for listing the segments. Errors: KindNotExist (no
-// store, ReadOnly), KindNotSupported (another product's folder or a newer
-// format), KindNoSpace, KindReadOnly, KindIO.
+// becomes the writer with the lowest number that is free: any number of
+// processes may have a folder open at once. It removes what an unclean stop of
+// the same writer left half done and frees what others have noted for it. The
+// cost does not depend on how much is stored, except for listing the segments.
+// Errors: KindNotExist (no store, ReadOnly), KindNotSupported (another product's
+// folder, a newer format, a filesystem whose locks do not keep writers apart),
+// KindNoSpace, KindReadOnly, KindBusy (65,536 writers), KindIO.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	if ctx.Err() != nil {
 		return nil, meta.E("open content", 0, o.Dir, meta.KindInterrupted, ctx.Err())
@@ -103,32 +110,56 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{
 		opts: o, log: o.Log, syncer: o.syncer,
-		fds:    newFDCache(o.OpenFiles),
-		tables: newTableCache(o.TableCache),
-		leaves: newLeafCache(max(o.LeafCache, 0)),
-		group:  newSyncGroup(),
-		life:   newLifecycle(),
+		tables:  newTableCache(o.TableCache),
+		leaves:  newLeafCache(max(o.LeafCache, 0)),
+		work:    newBackground(),
+		group:   newSyncGroup(),
+		life:    newLifecycle(),
+		counted: make(map[int64]countedSegment),
 	}
-	s.packs = newPacks(s.path("segments"), o, s.fds)
-	s.files = newFiles(o.Dir)
-	s.work = newBackground()
 	if err := s.load(); err != nil {
-		s.fds.closeAll()
 		return nil, meta.E("open content", 0, o.Dir, openKind(err), err)
 	}
 	s.startWork()
 	return s, nil
 }
 
-// load finds where to go on.
-func (s *Store) load() error {
-	if err := s.packs.load(); err != nil {
+// load takes a folder and goes on where its last writer ended.
+func (s *Store) load() (err error) {
+	fds := newFDCache(s.opts.OpenFiles)
+	if s.opts.ReadOnly {
+		s.folder = newFolder(s.opts, 0, fds)
+		if err = s.packs.load(); err == nil {
+			err = s.files.loadCounts(true)
+		}
 		return err
 	}
-	s.files.before = s.packs.place()
-	err := s.files.loadCounts(s.opts.ReadOnly)
-	s.inherited.Store(s.files.stale.Load())
-	return err
+	if s.opts.Shared {
+		if err := s.checkFilesystem(); err != nil {
+			return err
+		}
+	}
+	if s.folder, err = takeFolder(s.opts, fds); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			s.packs.close()
+			s.fds.closeAll()
+			s.unlock()
+		}
+	}()
+	if s.opts.Shared {
+		s.checkPunching()
+	}
+	unclean := s.files.stale.Load()
+	if !unclean && !s.opts.Shared { // a shared store's rows name only what its putter has synced
+		if unclean, err = s.uncleanWriter(); err != nil {
+			return err
+		}
+	}
+	s.inherited.Store(unclean)
+	return s.workOff(s.folder)
 }
 
 func openKind(err error) meta.Kind {
@@ -137,8 +168,6 @@ func openKind(err error) meta.Kind {
 	}
 	return kindOf(err)
 }
-
-func (s *Store) path(name string) string { return filepath.Join(s.opts.Dir, name) }
 
 // Close waits for calls under way, makes what was put durable and ends the
 // background work. Later calls give KindShutdown. A second Close does nothing.
@@ -151,14 +180,13 @@ func (s *Store) Close() error {
 	if !s.opts.ReadOnly {
 		if err = s.syncShared(context.Background()); err == nil {
 			s.packs.trim()
-			if cerr := s.files.saveCounts(); cerr != nil { // the next start counts
-				s.log.Warn("the counts of files were not saved; the next start counts them", "err", cerr)
-			}
+			s.saveCounts(s.folder)
 		}
 	}
 	s.packs.close()
 	s.files.close()
 	s.fds.closeAll()
+	s.unlock()
 	return err
 }
 
@@ -182,7 +210,8 @@ func (s *Store) Space(ctx context.Context) (meta.Space, error) {
 	}, nil
 }
 
-// Stats describes the store. After an unclean stop Files and FileBytes grow to
+// Stats describes what this process does and what its own folder holds; other
+// writers have theirs, ReadOnly shows that of writer 0. After an unclean stop Files and FileBytes grow to
 // their true values while a background count runs.
 func (s *Store) Stats() meta.ContentStats {
 	st := meta.ContentStats{
@@ -285,16 +314,13 @@ func (l *lifecycle) close() bool {
 // formatText is the whole of the file that says what the folder is.
 const formatText = "nexusfs content, format 1\n"
 
-// prepareDir checks or makes the folder and clears what is temporary.
+// prepareDir checks or makes the folder.
 func prepareDir(dir string, readOnly bool) error {
 	format := filepath.Join(dir, "format")
 	text, err := os.ReadFile(format)
 	switch {
 	case err == nil && string(text) == formatText:
-		if readOnly {
-			return nil
-		}
-		return clearTemp(filepath.Join(dir, "tmp"))
+		return nil
 	case err == nil && len(text) > 0:
 		return meta.E("", 0, "", meta.KindNotSupported, fmt.Errorf(
 			"%s says %q, this nexusfs reads %q: use a newer nexusfs or another folder", format, clip(text), formatText))
@@ -309,7 +335,7 @@ func prepareDir(dir string, readOnly bool) error {
 func clip(p []byte) string { return string(p[:min(len(p), 64)]) }
 
 // makeDir makes an empty store, durably; a stop in between leaves what a
-// second call goes on with.
+// second call goes on with. Of several processes one makes it, the others wait.
 func makeDir(dir, format string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -319,25 +345,37 @@ func makeDir(dir, format string) error {
 		return err
 	}
 	for _, n := range names {
-		switch n.Name() {
-		case "format", "tmp", "segments", "files", "counts":
-		default:
+		if !ours(n.Name()) {
 			return meta.E("", 0, "", meta.KindNotSupported, fmt.Errorf(
 				"%s holds %q and no content store: name an empty folder", dir, n.Name()))
 		}
 	}
-	for _, sub := range []string{"tmp", "segments", "files"} {
+	for _, sub := range append([]string{"locks"}, subdirs...) {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "counts"), []byte("{}"), 0o600); err != nil { // nothing is stored
+	unlock, err := lockMaking(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if text, err := os.ReadFile(format); err == nil && string(text) == formatText {
+		return nil
+	}
+	if err := writeCounts(filepath.Join(dir, "counts"), fileCounts{}); err != nil { // nothing is stored
 		return err
 	}
 	if err := writeDurably(format, []byte(formatText)); err != nil {
 		return err
 	}
 	return kernelSyncer{}.SyncDir(filepath.Dir(filepath.Clean(dir)))
+}
+
+// ours reports whether a store has an entry of this name.
+func ours(name string) bool {
+	_, folder := folderWriter(name)
+	return folder || slices.Contains([]string{"format", "counts", "locks"}, name) || slices.Contains(subdirs, name)
 }
 
 // writeDurably writes a small file and its name.

@@ -46,7 +46,8 @@ func (g *syncGroup) begin() {
 	g.mu.Unlock()
 }
 
-// Sync makes every Put that returned before the call durable (P23). Concurrent
+// Sync makes every Put of this Store that returned before the call durable
+// (P23); what other processes have put is theirs to sync. Concurrent
 // calls share rounds. When ctx ends first: KindInterrupted, and the round goes
 // on. Any other error is KindIO and final for the store.
 func (s *Store) Sync(ctx context.Context) error {
@@ -127,6 +128,11 @@ func (s *Store) syncRound() error {
 		return s.fail(err)
 	}
 	// gofail: var contentAfterSync struct{}
+	if s.opts.remote {
+		if err := s.lock.verify(); err != nil {
+			return s.fail(err)
+		}
+	}
 	for _, k := range keys {
 		s.files.synced(k)
 	}
@@ -144,7 +150,7 @@ func (s *Store) syncRound() error {
 // syncDir flushes a directory's names. One that is gone had its segment removed.
 func (s *Store) syncDir(dir string) error {
 	err := s.syncer.SyncDir(dir)
-	if err != nil && filepath.Dir(dir) == s.path("files") && s.files.gone(dir) {
+	if err != nil && filepath.Base(filepath.Dir(dir)) == "files" && s.files.gone(dir) {
 		return nil
 	}
 	if err != nil {
