@@ -27,7 +27,20 @@ type Harness struct {
 	// Damage changes what is stored of b, behind the store's back. The store
 	// may still remember what it verified before.
 	Damage func(b meta.Blob, how Damage) error
+	// Unfreed says what finds blobs that nothing refers to and nobody freed.
+	Unfreed Finder
 }
+
+// Finder is who finds blobs that were stored and never committed.
+type Finder int
+
+// The finders. A store that several daemons write to cannot tell a blob that
+// was left behind from one on its way to another daemon's commit, so that its
+// caller must find them.
+const (
+	Compacted Finder = iota // Compact does
+	Walked                  // whoever walks the store and frees them
+)
 
 // Damage is a way in which stored bytes go wrong.
 type Damage struct {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"nexusfs/content"
 	"nexusfs/content/contenttest"
 	"nexusfs/meta"
 )
@@ -110,7 +111,7 @@ func place(dir string, b meta.Blob) (string, int64) {
 	if b.Place == meta.PlaceFile {
 		return newFiles(dir).path(b), 0
 	}
-	return segmentPath(dir, b.Segment), b.Offset + headerSize + tableLen(b.Size)
+	return segmentPath(dir, b.Segment), b.Offset + headerSize + content.TableLen(b.Size)
 }
 
 func segmentPath(dir string, n int64) string {

@@ -43,7 +43,7 @@ func (s *Store) free(b meta.Blob) error {
 	if err != nil {
 		return err
 	}
-	s.tables.drop(b.ID)
+	s.tables.Drop(b.ID)
 	// gofail: var contentBeforeUnlink struct{}
 	if b.Place == meta.PlaceFile {
 		if _, err := s.files.remove(b, s.fds); err != nil {

@@ -67,7 +67,7 @@ type Store struct {
 	log      *slog.Logger
 	syncer   syncer
 	fds      *fdCache
-	tables   *tableCache
+	tables   *content.Tables
 	leaves   *leafCache
 	packs    *packs
 	files    *files
@@ -104,7 +104,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{
 		opts: o, log: o.Log, syncer: o.syncer,
 		fds:    newFDCache(o.OpenFiles),
-		tables: newTableCache(o.TableCache),
+		tables: content.NewTables(o.TableCache),
 		leaves: newLeafCache(max(o.LeafCache, 0)),
 		group:  newSyncGroup(),
 		life:   newLifecycle(),
