@@ -204,7 +204,8 @@ type counted struct {
 	meta.Content
 	reads atomic.Int64
 	bytes atomic.Int64
-	gate  chan struct{} // when set, each read takes one from it
+	gate  chan struct{} // when set, each read takes one from it,
+	at    chan struct{} // having left one here
 	err   atomic.Pointer[error]
 }
 
@@ -212,6 +213,7 @@ func (c *counted) Read(ctx context.Context, b meta.Blob, off int64, p []byte) er
 	c.reads.Add(1)
 	c.bytes.Add(int64(len(p)))
 	if c.gate != nil {
+		c.at <- struct{}{}
 		select {
 		case <-c.gate:
 		case <-ctx.Done():
@@ -242,7 +244,7 @@ func newRig(t *testing.T, set func(*Options)) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	r := &rig{t: t, store: &counted{Content: s}, landed: make(chan struct{}, 1000)}
+	r := &rig{t: t, store: &counted{Content: s, at: make(chan struct{}, 1000)}, landed: make(chan struct{}, 1000)}
 	r.opts = Options{Dir: t.TempDir(), Bytes: MinBytes, Log: slog.New(slog.DiscardHandler), landed: func() { r.landed <- struct{}{} }}
 	if set != nil {
 		set(&r.opts)
