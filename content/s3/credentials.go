@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -33,13 +32,14 @@ func keysFrom(l Location) (*credentials.Credentials, error) {
 }
 
 // keyFile reads keys from a file, and again when the file has changed, so that
-// whoever renews them needs no restart.
+// whoever renews them needs no restart. The client calls it from one goroutine
+// at a time, before every request.
 type keyFile struct {
 	path string
 	file credentials.FileAWSCredentials
 
-	mu   sync.Mutex
-	read time.Time // the file's time of change when it was read; guarded by mu
+	read    time.Time // the file's time of change when it was read
+	expires bool      // the keys have an end, which file knows
 }
 
 // Retrieve reads the file.
@@ -47,8 +47,6 @@ func (k *keyFile) Retrieve() (credentials.Value, error) { return k.RetrieveWithC
 
 // RetrieveWithCredContext reads the file.
 func (k *keyFile) RetrieveWithCredContext(c *credentials.CredContext) (credentials.Value, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	st, err := os.Stat(k.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return credentials.Value{}, noKeys(fmt.Errorf("no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write %s", k.path))
@@ -63,16 +61,15 @@ func (k *keyFile) RetrieveWithCredContext(c *credentials.CredContext) (credentia
 	case v.AccessKeyID == "" || v.SecretAccessKey == "":
 		return credentials.Value{}, noKeys(fmt.Errorf("no keys in this section of %s: write aws_access_key_id and aws_secret_access_key", k.path))
 	}
-	k.read = st.ModTime()
+	k.read, k.expires = st.ModTime(), !v.Expiration.IsZero()
 	return v, nil
 }
 
-// IsExpired reports whether the file has changed since it was read. A file
-// that is gone has not: the keys read last may still be good.
+// IsExpired reports whether the file has changed since it was read, or the keys
+// have come to their end. A file that is gone has not changed: the keys read
+// last may still be good.
 func (k *keyFile) IsExpired() bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.read.IsZero() || k.file.IsExpired() {
+	if k.read.IsZero() || k.expires && k.file.IsExpired() {
 		return true
 	}
 	st, err := os.Stat(k.path)

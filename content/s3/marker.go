@@ -48,20 +48,23 @@ func (s *Store) claim(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(strangers) > 0 {
+	if len(strangers) == 0 {
+		text, err = json.Marshal(marker{Product: product, Format: format, Store: s.o.ID})
+		if err != nil {
+			return err
+		}
+		if err = s.send(ctx, s.key(markerName), nil, text); codeOf(err) != "PreconditionFailed" {
+			return err
+		}
+	}
+	text, err = s.readMarker(ctx) // another daemon may have been quicker
+	switch {
+	case err == nil:
+		return s.checkMarker(text)
+	case codeOf(err) == "NoSuchKey" && len(strangers) > 0:
 		return meta.E("", 0, "", meta.KindNotSupported, fmt.Errorf("%q is there and no content store: name an empty prefix", strangers[0].Key))
 	}
-	text, err = json.Marshal(marker{Product: product, Format: format, Store: s.o.ID})
-	if err != nil {
-		return err
-	}
-	if err = s.send(ctx, s.key(markerName), nil, text); codeOf(err) != "PreconditionFailed" {
-		return err
-	}
-	if text, err = s.readMarker(ctx); err != nil { // another daemon was quicker
-		return err
-	}
-	return s.checkMarker(text)
+	return err
 }
 
 func (s *Store) checkMarker(text []byte) error {
