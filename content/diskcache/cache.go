@@ -41,6 +41,8 @@ const (
 	// recentBlobs is how many fetched blobs stay in memory for those who are
 	// about to read them.
 	recentBlobs = 4
+	// writeQueue is how many fetched blobs wait in memory for the disk.
+	writeQueue = 8
 	// pause is how long a disk is left alone that would not take a blob.
 	pause = 30 * time.Second
 )
@@ -59,6 +61,7 @@ type Cache struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	slots  chan struct{} // one for each background fetch
+	writes chan *flight  // fetched blobs on their way to the disk
 
 	mu      sync.Mutex
 	closed  bool                    // guarded by mu
@@ -100,7 +103,7 @@ func Open(ctx context.Context, below meta.Content, o Options) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{
-		below: below, lock: lock, log: o.Log, o: o, slots: make(chan struct{}, o.Ahead),
+		below: below, lock: lock, log: o.Log, o: o, slots: make(chan struct{}, o.Ahead), writes: make(chan *flight, writeQueue),
 		kept: newSieve(o.Bytes), flights: make(map[meta.BlobID]*flight),
 	}
 	if err := c.load(ctx); err != nil {
@@ -109,6 +112,7 @@ func Open(ctx context.Context, below meta.Content, o Options) (*Cache, error) {
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	c.wg.Go(c.tidy)
+	c.wg.Go(c.writeFetched)
 	return c, nil
 }
 

@@ -152,28 +152,46 @@ func (c *Cache) fetch(b meta.Blob, background bool) *flight {
 		if background {
 			<-c.slots
 		}
-		if c.o.landed != nil {
-			c.o.landed()
-		}
 	})
 	return f
 }
 
-// run fetches a blob, answers who waits for it, and writes it to the disk.
+// run fetches a blob, answers who waits for it, and hands it to the writer. If
+// the disk does not keep up, the blob is left out.
 func (c *Cache) run(f *flight) {
 	f.data = make([]byte, f.b.Size)
 	f.err = c.below.Read(c.ctx, f.b, 0, f.data)
 	close(f.done)
 	if f.err == nil {
-		if place := c.write(c.ctx, f.data); place.Size > 0 {
-			c.admit(place, f)
+		select {
+		case c.writes <- f:
+			return
+		default:
 		}
 	}
 	c.land(f)
 }
 
+// writeFetched writes what was fetched to the disk until the cache is closed.
+func (c *Cache) writeFetched() {
+	for {
+		select {
+		case f := <-c.writes:
+			if place := c.write(c.ctx, f.data); place.Size > 0 {
+				c.admit(place, f)
+			}
+			c.land(f)
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
 // land keeps the newest flights in memory and lets the others go.
 func (c *Cache) land(f *flight) {
+	if c.o.landed != nil {
+		defer c.o.landed()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	forget := f
