@@ -24,6 +24,15 @@ func Leaves(size int64) int {
 	return int((size + LeafSize - 1) / LeafSize)
 }
 
+// TableLen returns the bytes of the leaf table of a blob of size bytes: none
+// where the blob is one leaf, whose hash is the blob's name.
+func TableLen(size int64) int64 {
+	if size <= LeafSize {
+		return 0
+	}
+	return int64(Leaves(size)) * HashSize
+}
+
 // LeafHash hashes one leaf.
 func LeafHash(leaf []byte) [HashSize]byte { return blake3.Sum256(leaf) }
 

@@ -6,7 +6,7 @@ set -euo pipefail
 case "${1-}" in
 mount) want="fusermount3:fuse3 git:git" ;;
 test) want="fusermount3:fuse3 git:git gcc:gcc make:make fio:fio rsync:rsync sqlite3:sqlite3 getfattr:attr setfacl:acl
-	mkfs.ext4:e2fsprogs unshare:util-linux vim:vim tar:tar" ;;
+	mkfs.ext4:e2fsprogs unshare:util-linux flock:util-linux vim:vim tar:tar" ;;
 pjdfstest) want="autoreconf:autoconf automake:automake gcc:gcc make:make prove:perl" ;;
 *)
 	echo "usage: $0 mount|test|pjdfstest" >&2
@@ -40,6 +40,10 @@ fi
 if ! command -v go >/dev/null; then
 	echo "Go is missing: install it from https://go.dev/dl (the version in go.mod or newer)" >&2
 	exit 1
+fi
+# The first build takes two minutes, which no test's time limit should pay for.
+if [ "$1" = test ]; then
+	go -C "$(dirname "$0")/../internal/s3test/server" tool -n versitygw >/dev/null
 fi
 if [ ! -e /dev/fuse ]; then
 	[ "$(id -u)" -ne 0 ] || modprobe fuse 2>/dev/null || true

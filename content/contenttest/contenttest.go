@@ -30,7 +30,20 @@ type Harness struct {
 	// RemovedIsStale says that the store cannot tell a file that was lost from
 	// one that another process has removed: it may answer KindStale to both.
 	RemovedIsStale bool
+	// Unfreed says what finds blobs that nothing refers to and nobody freed.
+	Unfreed Finder
 }
+
+// Finder is who finds blobs that were stored and never committed.
+type Finder int
+
+// The finders. A store that several daemons write to cannot tell a blob that
+// was left behind from one on its way to another daemon's commit, so that its
+// caller must find them.
+const (
+	Compacted Finder = iota // Compact does
+	Walked                  // whoever walks the store and frees them
+)
 
 // Damage is a way in which stored bytes go wrong.
 type Damage struct {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nexusfs/content"
 	"nexusfs/meta"
 )
 
@@ -166,7 +167,7 @@ func TestMovedPlaceIsStaleNotDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	stale := 0
-	s.tables, s.leaves = newTableCache(1), newLeafCache(0)
+	s.tables, s.leaves = content.NewTables(1), newLeafCache(0)
 	for _, b := range old {
 		err := s.Read(context.Background(), b.Blob, 0, make([]byte, b.Size))
 		if b.Blob == c.get(b.ID).Blob {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"nexusfs/content"
 	"nexusfs/content/contenttest"
 	"nexusfs/meta"
 )
@@ -115,7 +116,7 @@ func place(dir string, b meta.Blob) (string, int64) {
 	if b.Place == meta.PlaceFile {
 		return newFiles(dir, 0).path(b), 0
 	}
-	return segmentPath(dir, b.Segment), b.Offset + headerSize + tableLen(b.Size)
+	return segmentPath(dir, b.Segment), b.Offset + headerSize + content.TableLen(b.Size)
 }
 
 func damageStored(dir string, b meta.Blob, how contenttest.Damage) error {

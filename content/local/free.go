@@ -78,7 +78,7 @@ func (s *Store) freeIn(f *folder, b meta.Blob) error {
 	if err != nil {
 		return err
 	}
-	s.tables.drop(b.ID)
+	s.tables.Drop(b.ID)
 	// gofail: var contentBeforeUnlink struct{}
 	if b.Place == meta.PlaceFile {
 		if _, err := f.files.remove(b, f.fds); err != nil {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"nexusfs/content"
 	"nexusfs/meta"
 )
 
@@ -106,7 +107,7 @@ func TestFreeOfARunningWritersBlobs(t *testing.T) {
 			if st := s.Stats(); s.writer == 0 && (st.Files != 0 || st.FileBytes != 0) {
 				t.Errorf("stats count %d files of %d bytes, all of them freed", st.Files, st.FileBytes)
 			}
-			s.tables, s.leaves = newTableCache(1), newLeafCache(0)
+			s.tables, s.leaves = content.NewTables(1), newLeafCache(0)
 			for _, b := range []blobData{record, file} {
 				err := s.Read(ctx, b.Blob, 0, make([]byte, b.Size))
 				if err == nil || meta.KindOf(err) != meta.KindStale {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nexusfs/content"
 	"nexusfs/meta"
 )
 
@@ -189,7 +190,7 @@ func (p *packs) append(h header, table, data []byte) (n, off int64, early *openF
 	}
 	sc := p.scratch.Get().(*appendScratch)
 	encodeHeader(sc.head[:], h)
-	pad := length - headerSize - tableLen(h.Size) - int64(len(data)) - footerSize
+	pad := length - headerSize - content.TableLen(h.Size) - int64(len(data)) - footerSize
 	clear(sc.foot[:pad])
 	encodeFooter(sc.foot[pad:], h)
 	sc.pieces = [4][]byte{sc.head[:], table, data, sc.foot[:pad+footerSize]}

@@ -48,9 +48,9 @@ func (s *Store) hash(data []byte) (id meta.BlobID, table []byte) {
 	if size <= content.LeafSize {
 		return content.ID(data), nil
 	}
-	table = content.LeafTable(make([]byte, 0, tableLen(size)), data)
+	table = content.LeafTable(make([]byte, 0, content.TableLen(size)), data)
 	id = content.TreeID(size, table)
-	s.tables.put(id, table)
+	s.tables.Put(id, table)
 	return id, table
 }
 

@@ -95,7 +95,7 @@ func (s *Store) source(b meta.Blob) (source, error) {
 	if b.Segment <= 0 || b.Offset < 0 {
 		return source{}, fmt.Errorf("no such place: segment %d offset %d: %w", b.Segment, b.Offset, errDamaged)
 	}
-	src := source{s: s, b: b, base: b.Offset + headerSize + tableLen(b.Size)}
+	src := source{s: s, b: b, base: b.Offset + headerSize + content.TableLen(b.Size)}
 	var err error
 	if b.Place == meta.PlaceFile {
 		src.base = 0
@@ -130,7 +130,7 @@ func (s *Store) table(b meta.Blob) ([]byte, error) {
 	if b.Size <= content.LeafSize {
 		return b.ID[:], nil
 	}
-	if t := s.tables.get(b.ID); t != nil {
+	if t := s.tables.Get(b.ID); t != nil {
 		return t, nil
 	}
 	o, err := s.packs.open(b.Segment)
@@ -138,7 +138,7 @@ func (s *Store) table(b meta.Blob) ([]byte, error) {
 		return nil, err
 	}
 	defer o.release()
-	t := make([]byte, tableLen(b.Size))
+	t := make([]byte, content.TableLen(b.Size))
 	at := b.Offset + headerSize
 	if err := preadFull(o.fd, t, at); err != nil {
 		return nil, fmt.Errorf("leaf table in %s: %w", s.packs.path(b.Segment), err)
@@ -146,7 +146,7 @@ func (s *Store) table(b meta.Blob) ([]byte, error) {
 	if content.TreeID(b.Size, t) != b.ID {
 		return nil, fmt.Errorf("leaf table in %s at %d does not match: %w", s.packs.path(b.Segment), at, errDamaged)
 	}
-	s.tables.put(b.ID, t)
+	s.tables.Put(b.ID, t)
 	return t, nil
 }
 

@@ -63,16 +63,8 @@ var (
 	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
 )
 
-// tableLen returns the bytes of the leaf table of a blob of size bytes.
-func tableLen(size int64) int64 {
-	if size <= content.LeafSize {
-		return 0
-	}
-	return int64(content.Leaves(size)) * content.HashSize
-}
-
 // dataOffset returns where a record's data begin, counted from its start.
-func (h header) dataOffset() int64 { return headerSize + tableLen(h.Size) }
+func (h header) dataOffset() int64 { return headerSize + content.TableLen(h.Size) }
 
 // length returns the bytes of the whole record.
 func (h header) length() int64 {
@@ -92,7 +84,7 @@ func encodeHeader(p []byte, h header) {
 	copy(p, headerMagic)
 	p[4], p[5], p[6] = recordVersion, byte(h.Kind), byte(h.State)
 	binary.LittleEndian.PutUint64(p[8:], uint64(h.Size))
-	binary.LittleEndian.PutUint32(p[16:], uint32(tableLen(h.Size)/content.HashSize))
+	binary.LittleEndian.PutUint32(p[16:], uint32(content.TableLen(h.Size)/content.HashSize))
 	copy(p[24:56], h.ID[:])
 	binary.LittleEndian.PutUint32(p[60:], crc32.Checksum(p[:60], castagnoli))
 }
@@ -118,7 +110,7 @@ func decodeHeader(p []byte) (header, error) {
 	switch {
 	case h.Kind != kindData && h.Kind != kindLeaves,
 		h.State < stateLive, h.State > stateOpen,
-		int64(binary.LittleEndian.Uint32(p[16:])) != tableLen(h.Size)/content.HashSize:
+		int64(binary.LittleEndian.Uint32(p[16:])) != content.TableLen(h.Size)/content.HashSize:
 		return header{}, errNoRecord
 	}
 	return h, nil

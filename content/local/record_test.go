@@ -21,7 +21,7 @@ func TestHeaderRoundTrip(t *testing.T) {
 			if err != nil || got != want {
 				t.Errorf("got %+v, %v; want %+v", got, err, want)
 			}
-			if n := got.length(); n%recordAlign != 0 || n < headerSize+tableLen(size)+footerSize {
+			if n := got.length(); n%recordAlign != 0 || n < headerSize+content.TableLen(size)+footerSize {
 				t.Errorf("record of %d bytes has length %d", size, n)
 			}
 			for i := range p { // every bit of it counts

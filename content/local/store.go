@@ -71,7 +71,7 @@ type Store struct {
 	opts     Options
 	log      *slog.Logger
 	syncer   syncer
-	tables   *tableCache
+	tables   *content.Tables
 	leaves   *leafCache
 	work     *background
 	group    syncGroup
@@ -110,7 +110,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{
 		opts: o, log: o.Log, syncer: o.syncer,
-		tables:  newTableCache(o.TableCache),
+		tables:  content.NewTables(o.TableCache),
 		leaves:  newLeafCache(max(o.LeafCache, 0)),
 		work:    newBackground(),
 		group:   newSyncGroup(),

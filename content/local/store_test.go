@@ -227,7 +227,7 @@ func TestFillAheadRacesWithPuts(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	s.leaves, s.tables = newLeafCache(0), newTableCache(0)
+	s.leaves, s.tables = newLeafCache(0), content.NewTables(0)
 	for _, b := range all {
 		mustRead(t, s, b)
 	}
@@ -445,7 +445,7 @@ func TestPrefetchLoadsTheTable(t *testing.T) {
 	s.Prefetch(meta.Blob{ID: blobs[0].ID, Size: 100_000, Place: meta.PlacePack, Segment: 77}) // nothing there: no harm
 	for _, b := range blobs {
 		s.Prefetch(b.Blob)
-		for deadline := time.Now().Add(10 * time.Second); s.tables.get(b.ID) == nil; {
+		for deadline := time.Now().Add(10 * time.Second); s.tables.Get(b.ID) == nil; {
 			if time.Now().After(deadline) {
 				t.Fatal("the leaf table was not loaded")
 			}

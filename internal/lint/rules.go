@@ -82,6 +82,7 @@ func doors() []Door {
 		{Library: "zombiezen.com/go/sqlite", Dirs: []string{"sqlssot/sqlite"}, Test: []string{"sqlssot"}, Reason: "one SQL dialect, one package"},
 		{Library: "modernc.org", Dirs: []string{"sqlssot/sqlite"}, Reason: "the engine under zombiezen's API"},
 		{Library: "github.com/zeebo/blake3", Dirs: []string{"content"}, Reason: "names of blobs are content's business"},
+		{Library: "github.com/minio/minio-go", Dirs: []string{"content/s3"}, Reason: "one kind of bucket, one package"},
 		{Library: "github.com/spf13", Dirs: []string{"cmd/nexusfs"}, Reason: "the command line"},
 		{Library: "github.com/BurntSushi/toml", Dirs: []string{"cmd/nexusfs"}, Reason: "the configuration"},
 		{Library: "github.com/schollz/progressbar", Dirs: []string{"cmd/nexusfs"}, Reason: "what a terminal shows"},
