@@ -32,6 +32,28 @@ func (a *app) openHere(ctx context.Context, t *target, need access, role string)
 	return inProcess(c.handler(), func() error { return errors.Join(e.Close(), lock.Release()) }), nil
 }
 
+// openRemote opens a zone in a database for one command. Others may have it
+// open, and stay: the database orders them.
+func (a *app) openRemote(ctx context.Context, t *target, need access) (*client, error) {
+	log, err := a.commandLogger()
+	if err != nil {
+		return nil, err
+	}
+	m := mountOptions{Durability: "strict", History: defaultHistory(), Source: t.display()}
+	e, err := openEngine(ctx, engineOptions{remote: t.remote, mount: m, readOnly: need == accessRead, log: log})
+	if err != nil {
+		return nil, err
+	}
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- e.Run(work) }() // the session's lease
+	c := &control{engine: e, log: log}
+	return inProcess(c.handler(), func() error {
+		stop()
+		return errors.Join(<-done, e.Close())
+	}), nil
+}
+
 // offlineOptions keeps to what the last mount kept of history: a command must
 // not let go what a mount with other options would have kept.
 func (a *app) offlineOptions(t *target) mountOptions {

@@ -9,20 +9,19 @@ import (
 	"strings"
 	"time"
 
-	"nexusfs/content/local"
 	"nexusfs/fusefs"
 	"nexusfs/hooks"
 	"nexusfs/meta"
-	"nexusfs/sqlssot/sqlite"
 )
 
 // This file is where the rooms meet, and the way of the data is visible here:
 //
-//	kernel -> fusefs -> meta.FS -> content/local   blobs
-//	                           \-> sqlssot/sqlite  the truth, one transaction
-//	                            -> hooks           cache invalidation, followers of the log
+//	kernel -> fusefs -> meta.FS -> content/...  blobs
+//	                           \-> sqlssot/...  the truth, one transaction
+//	                            -> hooks        cache invalidation, followers of the log
 //
-// No other file of this package imports a room but meta.
+// Which content and which truth, wiringparts.go says. No other file of this
+// package imports a room but meta.
 
 // engineOptions say which store to open, and for what.
 type engineOptions struct {
@@ -65,20 +64,16 @@ func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = withCode(exitStore, storeOpenError(o.dir, errors.Join(err, e.closeParts())))
+			err = withCode(exitStore, storeOpenError(o, errors.Join(err, e.closeParts())))
 		}
 	}()
-	db, err := openDatabase(ctx, o)
+	p, err := openParts(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	e.closers = append(e.closers, db.Close)
-	blobs, err := local.Open(ctx, local.Options{Dir: o.dir.content(e.zone), ReadOnly: o.readOnly, Log: o.log})
-	if err != nil {
-		return nil, err
-	}
-	e.closers = append(e.closers, blobs.Close)
-	e.history, e.upkeep, e.store, e.content = db, db, db, blobs
+	e.closers = append(e.closers, p.closers...)
+	e.history, e.upkeep, e.store, e.content = p.db, p.db, p.db, p.content
+	e.zone = p.zone
 
 	var chain []meta.Hook
 	if o.mountpoint != "" {
@@ -87,11 +82,12 @@ func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
 	}
 	host, boot := identity()
 	e.fs = meta.New(meta.Options{
-		Store: db, History: db, Sessions: db, Upkeep: db, Content: blobs, Hooks: chain,
+		Store: p.db, History: p.db, Sessions: p.db, Upkeep: p.db, Content: p.content, Peers: p.peers, Hooks: chain,
 		Zone: e.zone, Node: host, BootID: boot, PID: os.Getpid(), Mountpoint: o.mountpoint,
 		Agent: o.mount.Agent, Task: o.mount.Task,
 		ReadOnly: o.readOnly || o.mount.ReadOnly,
 		Strict:   o.mount.Durability == "strict",
+		Durable:  p.remote && o.mount.Durability == "strict", SyncFirst: p.remote,
 		Retention: meta.RetentionPolicy{
 			Off: o.mount.History.Off, MaxAge: o.mount.History.MaxAge, MaxVersions: o.mount.History.Versions,
 		},
@@ -102,26 +98,6 @@ func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
 	}
 	e.closers = append(e.closers, func() error { return e.fs.Close(context.Background()) })
 	return e, nil
-}
-
-// openDatabase opens the zone, or makes it in a store that was never opened.
-func openDatabase(ctx context.Context, o engineOptions) (*sqlite.Store, error) {
-	options := sqlite.Options{
-		Path: o.dir.database(), Zone: defaultZone, ReadOnly: o.readOnly, Log: o.log,
-		Mode: 0o755, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
-	}
-	state, err := o.dir.inspect()
-	if err != nil {
-		return nil, err
-	}
-	if state != storeNew || o.readOnly {
-		return sqlite.Open(ctx, options)
-	}
-	db, err := sqlite.Create(ctx, options)
-	if meta.KindOf(err) == meta.KindExist && err != nil {
-		return sqlite.Open(ctx, options)
-	}
-	return db, err
 }
 
 // Run does the background work until ctx ends.
@@ -154,6 +130,7 @@ func mountFUSE(e *engine, spec *mountSpec, control string, log *slog.Logger) (fu
 		Mountpoint: spec.mountpoint, Source: o.Source, ReadOnly: o.ReadOnly, AllowOther: o.AllowOther,
 		Extra: o.Kernel, Store: string(e.dir), Control: control,
 		Status:   func() ([]byte, error) { return e.statusJSON(context.Background()) },
+		Shared:   spec.target.remote != nil,
 		Notifier: e.notifier, Log: log,
 	})
 	if err != nil {
@@ -200,8 +177,11 @@ func identity() (host, boot string) {
 }
 
 // storeOpenError says what a failure to open a store means for its owner.
-func storeOpenError(d storeDir, err error) error {
-	dir := escapeName(string(d))
+func storeOpenError(o engineOptions, err error) error {
+	if o.remote != nil {
+		return remoteOpenError(o.remote, err)
+	}
+	d, dir := o.dir, escapeName(string(o.dir))
 	switch meta.KindOf(err) {
 	case meta.KindReadOnly, meta.KindNoSpace, meta.KindQuota, meta.KindAccess, meta.KindPerm:
 		return storeWriteError(d, err)

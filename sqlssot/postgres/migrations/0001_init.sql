@@ -21,7 +21,9 @@ CREATE TABLE zones (
   policy_rev bigint NOT NULL DEFAULT 0,  -- revision of the rights
   next_ino   bigint NOT NULL,            -- first inode number that was never handed out
   created    bigint NOT NULL,
-  indexed    bigint NOT NULL             -- newest revision that record_index covers
+  indexed    bigint NOT NULL,            -- newest revision that record_index covers
+  uid        uuid NOT NULL DEFAULT gen_random_uuid(), -- the same in no other database
+  content    text COLLATE "C" NOT NULL DEFAULT ''     -- where its content lies, as its first mount said
 );
 
 -- Kind 0: the zone's head and totals (id 0). Kind 1: usage per uid (id = uid).
