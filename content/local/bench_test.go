@@ -271,3 +271,88 @@ func evict(b *testing.B, dir string) {
 		b.Fatal(err)
 	}
 }
+
+// BenchmarkOpen opens and closes an empty store, beside others that are open.
+func BenchmarkOpen(b *testing.B) {
+	for _, beside := range []int{0, 10} {
+		b.Run(fmt.Sprintf("beside-%d", beside), func(b *testing.B) {
+			s := benchOpen(b, nil)
+			o := s.opts
+			if beside == 0 {
+				o.Dir = filepath.Join(b.TempDir(), "s")
+			}
+			for range beside - 1 {
+				openBeside(b, o)
+			}
+			for b.Loop() {
+				next, err := Open(context.Background(), o)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := next.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkFreeOfOthers frees 128 records of another writer, as one step of a
+// collection does: by a note while he runs, in his place when he has ended.
+func BenchmarkFreeOfOthers(b *testing.B) {
+	for _, running := range []bool{true, false} {
+		b.Run(fmt.Sprintf("running=%v", running), func(b *testing.B) {
+			s := benchOpen(b, nil)
+			for b.Loop() {
+				b.StopTimer()
+				owner, err := Open(context.Background(), s.opts)
+				if err != nil {
+					b.Fatal(err)
+				}
+				var blobs []meta.Blob
+				for i := range 128 {
+					blobs = append(blobs, mustPut(b, owner, randomBytes(uint64(i), 20_000)).Blob)
+				}
+				if !running {
+					if err := owner.Close(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.StartTimer()
+				if err := s.Free(context.Background(), blobs); err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if err := owner.Close(); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+// BenchmarkVerifyLock is what a Sync on a network filesystem costs more; here
+// without the network's round trip.
+func BenchmarkVerifyLock(b *testing.B) {
+	s := benchOpen(b, nil)
+	for b.Loop() {
+		if err := s.lock.verify(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkReadOfOthers is BenchmarkRead's random 4 KiB in another writer's record.
+func BenchmarkReadOfOthers(b *testing.B) {
+	owner := benchOpen(b, nil)
+	s := openBeside(b, owner.opts)
+	blob := mustPut(b, owner, randomBytes(1, meta.BlobMax))
+	buf := make([]byte, 4096)
+	at := rand.New(rand.NewPCG(1, 2))
+	for b.Loop() {
+		if err := s.Read(context.Background(), blob.Blob, at.Int64N(meta.BlobMax-4096), buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -456,18 +456,6 @@ func (p *packs) seal(n int64) bool {
 	return true
 }
 
-// all returns the numbers of all segments, ascending.
-func (p *packs) all() []int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := make([]int64, 0, len(p.segs))
-	for n := range p.segs {
-		out = append(out, n)
-	}
-	slices.Sort(out)
-	return out
-}
-
 // stats returns the number of segments, their bytes on the disk and the
 // unsynced bytes in them.
 func (p *packs) stats() (count, bytes, unsynced int64) {

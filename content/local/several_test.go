@@ -179,12 +179,18 @@ func openSeveral(t testing.TB, o Options, n int) (*several, error) {
 // The suite with several writers at a time, and with one writer who comes
 // after three have ended and has to tend what they left.
 func TestConformanceOfSeveralWriters(t *testing.T) {
-	for name, set := range map[string]func(*Options){"defaults": func(*Options) {}, "small": small} {
-		for _, after := range []int{3, 1} {
-			t.Run(fmt.Sprintf("%s, then %d", name, after), func(t *testing.T) {
-				contenttest.Run(t, func(t *testing.T) *contenttest.Harness { return severalHarness(t, set, after) })
-			})
-		}
+	tests := map[string]struct {
+		set   func(*Options)
+		after int
+	}{
+		"small, three again": {small, 3},
+		"small, then one":    {small, 1},
+		"defaults, then one": {func(*Options) {}, 1},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			contenttest.Run(t, func(t *testing.T) *contenttest.Harness { return severalHarness(t, test.set, test.after) })
+		})
 	}
 }
 

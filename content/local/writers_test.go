@@ -197,6 +197,35 @@ func TestReadersOfOtherWritersRaceWithCompact(t *testing.T) {
 	}
 }
 
+// A network client may have an old file open and show old pages of it: before
+// an error about another writer's place is believed, the file is opened anew.
+func TestOldPictureOfAnothersFileIsNotBelieved(t *testing.T) {
+	ctx := context.Background()
+	owner, reader := two(t, nil)
+	record, file := mustPut(t, owner, randomBytes(1, 100_000)), mustPut(t, owner, randomBytes(2, 2<<20))
+	old := func() { // what the reader has open shows nothing of what was put
+		for _, key := range []fdKey{{segment: record.Segment}, fileKey(file.Blob)} {
+			fd, err := openFile(filepath.Join(t.TempDir(), "old"), unix.O_RDWR|unix.O_CREAT)
+			if err != nil {
+				t.Fatal(err)
+			}
+			reader.fds.drop(key)
+			reader.fds.add(key, fd).release()
+		}
+	}
+	for _, b := range []blobData{record, file} {
+		old()
+		mustRead(t, reader, b)
+	}
+	mustFree(t, owner, record.Blob)
+	old()
+	reader.tables, reader.leaves = newTableCache(1), newLeafCache(0)
+	err := reader.Read(ctx, record.Blob, 0, make([]byte, 10))
+	if err == nil || meta.KindOf(err) != meta.KindStale || reader.Stats().Damaged != 0 {
+		t.Errorf("read of a freed place: got %v, %d damaged, want stale", err, reader.Stats().Damaged)
+	}
+}
+
 func (c *catalog) all() (out []blobData) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
