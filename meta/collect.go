@@ -48,6 +48,9 @@ func (c *collector) loop(ctx context.Context, step func() (more bool, err error)
 
 // rest waits between two steps; false: the context ended.
 func (c *collector) rest(ctx context.Context) bool {
+	if c.fs.Shared() {
+		return false // others have come: what nothing refers to may be about to be used
+	}
 	if c.pause == 0 {
 		return ctx.Err() == nil
 	}
@@ -188,6 +191,9 @@ func (c *collector) reclaim(ctx context.Context) error {
 		return err
 	}
 	return c.loop(ctx, func() (bool, error) {
+		if fs.Shared() {
+			return false, nil
+		}
 		list, err := fs.o.Upkeep.Condemned(ctx, before, freeStep)
 		if err != nil {
 			return false, err
@@ -277,7 +283,7 @@ func (fs *FS) CollectNow(ctx context.Context) (CollectResult, error) {
 	if err := c.run(ctx, fs.retention()); err != nil {
 		return c.res, err
 	}
-	return c.res, fs.compactContent(ctx)
+	return c.res, fs.compactHeld(ctx)
 }
 
 // Purge lets go the history of one file, or with ino 0 all history, whatever

@@ -42,6 +42,7 @@ type Options struct {
 	Strict     bool          // durability level 'strict': every operation waits for the disk
 	Durable    bool          // Store.Commit returns when the batch is durable
 	SyncFirst  bool          // content is durable before a commit names it, at every level: nothing is ever taken back
+	Replaces   int64         // this daemon\'s session before this one, which is over, where there are Peers; 0: none
 	Lease      time.Duration // of the session, where there are Peers; 0: DefaultLease
 	Retention  RetentionPolicy
 	StageLimit int64            // bytes of staged writes in memory, 0: 64 MiB

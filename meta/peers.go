@@ -179,6 +179,10 @@ func (fs *FS) meet(ctx context.Context) error {
 // says so: whoever waits for admission goes on then.
 func (fs *FS) share(ctx context.Context) error {
 	fs.peers.sharing.Store(true) // answers from now on are for a moment
+	// A collection sees that and ends; who is admitted must not meet it.
+	fs.nodes.upkeep.collecting.Lock()
+	//lint:ignore SA2001 it has ended now
+	fs.nodes.upkeep.collecting.Unlock()
 	if err := fs.forgetKernel(ctx, true); err != nil {
 		return err
 	}

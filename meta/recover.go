@@ -22,6 +22,9 @@ func (fs *FS) Open(ctx context.Context) error {
 	fs.head.Store(int64(head.Rev))
 	fs.nodes.upkeep.firstRev.Store(int64(head.Rev))
 	fs.sync.safe.Store(int64(head.Barrier))
+	if fs.o.Durable {
+		fs.sync.safe.Store(int64(head.Rev))
+	}
 	if fs.o.ReadOnly {
 		fs.sync.safe.Store(int64(head.Rev)) // nothing will be committed: nothing is to wait for
 		fs.peers.sharing.Store(fs.o.Peers != nil)
@@ -40,7 +43,7 @@ func (fs *FS) Open(ctx context.Context) error {
 func (fs *FS) begin(ctx context.Context) error {
 	session, epoch, prev, err := fs.o.Sessions.Begin(ctx, SessionInfo{
 		Node: fs.o.Node, PID: fs.pid(), BootID: fs.o.BootID, Mountpoint: fs.o.Mountpoint, Started: fs.now().UnixNano(),
-		Lease: int64(fs.lease()),
+		Lease: int64(fs.lease()), Replaces: fs.o.Replaces,
 	})
 	if err != nil {
 		return err

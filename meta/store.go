@@ -82,6 +82,7 @@ type SessionInfo struct {
 	Mountpoint string
 	Started    int64
 	Lease      int64 // ns; informative on an embedded store
+	Replaces   int64 // a session that the caller knows to be dead, because he holds its lock; 0: none
 }
 
 // PrevSession is the newest session before this one.

@@ -202,10 +202,17 @@ func (k *keeper) collect(ctx context.Context, low bool) error {
 
 // compactContent lets the content store give back the space of dead blobs.
 func (fs *FS) compactContent(ctx context.Context) error {
+	fs.nodes.upkeep.collecting.Lock()
+	defer fs.nodes.upkeep.collecting.Unlock()
+	return fs.compactHeld(ctx)
+}
+
+// compactHeld is compactContent for who excludes other collections already.
+func (fs *FS) compactHeld(ctx context.Context) error {
 	// A blob that is stored but not committed yet has no row: it counts as
 	// living as long as it is pinned.
 	live := func(b Blob) (bool, error) {
-		if fs.nodes.pins.has(b.ID) {
+		if fs.nodes.pins.has(b.ID) || fs.Shared() {
 			return true, nil
 		}
 		return fs.o.Upkeep.Placed(ctx, b)
@@ -224,7 +231,7 @@ func (fs *FS) moved(ctx context.Context, from, to Blob) error {
 	gate := &fs.nodes.put.gate
 	gate.Lock()
 	err := E("move", 0, "", KindConflict, nil)
-	if !fs.nodes.pins.has(from.ID) {
+	if !fs.nodes.pins.has(from.ID) && !fs.Shared() {
 		err = fs.o.Upkeep.Move(ctx, from, to)
 	}
 	gate.Unlock()
@@ -286,6 +293,11 @@ func (fs *FS) referred(ctx context.Context, b Blob) bool {
 // freeLeftovers frees those of the blobs that are still without a row once all
 // stores under way have pinned theirs.
 func (fs *FS) freeLeftovers(ctx context.Context, found []Blob) int {
+	fs.nodes.upkeep.collecting.Lock()
+	defer fs.nodes.upkeep.collecting.Unlock()
+	if fs.Shared() {
+		return 0
+	}
 	fs.nodes.put.gate.Lock()
 	//lint:ignore SA2001 who held the gate has pinned its blob now
 	fs.nodes.put.gate.Unlock()

@@ -142,11 +142,11 @@ func (k *checker) blob(ctx context.Context, b meta.Blob, buf []byte) error {
 }
 
 // inlineQuery reads a blob that rides in SQL.
-const inlineQuery = "SELECT b.data FROM zones z JOIN blobs b ON b.zone = z.zone AND b.id = ?2 WHERE z.name = ?1 AND b.data IS NOT NULL"
+const inlineQuery = "SELECT b.data FROM zones z JOIN blobs b ON b.zone = z.zone AND b.id = ? WHERE z.name = ? AND b.data IS NOT NULL"
 
 // inline verifies a blob whose bytes are in the database.
 func (k *checker) inline(ctx context.Context, b meta.Blob) error {
-	return k.c.engine.history.Query(ctx, inlineQuery, []any{k.c.engine.zone, b.ID[:]}, func([]string) error { return nil },
+	return k.c.engine.history.Query(ctx, inlineQuery, []any{b.ID[:], k.c.engine.zone}, func([]string) error { return nil },
 		func(row []any) error {
 			if data, ok := row[0].([]byte); !ok || k.c.engine.content.ID(data) != b.ID {
 				return meta.E("verify", 0, "", meta.KindDamaged, nil)
@@ -162,7 +162,7 @@ func (k *checker) damaged(ctx context.Context, b meta.Blob, named bool) error {
 	files := 0
 	if named {
 		err := k.c.engine.history.Query(ctx,
-			"SELECT DISTINCT ino, end_revision FROM content WHERE zone = ?1 AND blob = ?2 ORDER BY end_revision LIMIT 100",
+			"SELECT DISTINCT ino, end_revision FROM content WHERE zone = ? AND blob = ? ORDER BY end_revision LIMIT 100",
 			[]any{k.c.engine.zone, id}, func([]string) error { return nil },
 			func(row []any) error {
 				ino, _ := row[0].(int64)

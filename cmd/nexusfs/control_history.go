@@ -177,7 +177,7 @@ func (c *control) lateAnswers(ctx context.Context, buf []meta.Record) (map[meta.
 	}
 	lo, hi := buf[0].Rev, buf[len(buf)-1].Rev
 	late := map[meta.Rev]string{}
-	err := c.engine.history.Query(ctx, lateAnswersQuery, []any{c.engine.zone, int64(min(lo, hi)), int64(max(lo, hi))},
+	err := c.engine.history.Query(ctx, lateAnswersQuery, []any{int64(min(lo, hi)), int64(max(lo, hi)), c.engine.zone},
 		func([]string) error { return nil },
 		func(row []any) error {
 			rev, _ := row[0].(int64)
@@ -191,7 +191,7 @@ func (c *control) lateAnswers(ctx context.Context, buf []meta.Record) (map[meta.
 // lateAnswersQuery reads by key: the view operations has the same as
 // not_acknowledged, but a range of its revisions is a scan.
 const lateAnswersQuery = `SELECT l.rev & 281474976710655, l.reason FROM zones z
-	JOIN late_answers l ON l.rev BETWEEN (z.zone << 48) + ?2 AND (z.zone << 48) + ?3 WHERE z.name = ?1`
+	JOIN late_answers l ON l.rev BETWEEN (z.zone << 48) + ? AND (z.zone << 48) + ? WHERE z.name = ?`
 
 // versionInfo is one version of a file.
 type versionInfo struct {

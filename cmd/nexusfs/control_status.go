@@ -16,7 +16,8 @@ type statusReport struct {
 	meta.Status
 	PID      int            `json:"pid"` // 0: not mounted
 	Mounted  bool           `json:"mounted"`
-	Store    string         `json:"store"`
+	Store    string         `json:"store"`                    // directory, or URL of a database
+	NodeDir  string         `json:"node_directory,omitempty"` // of a database: this mount's, on this machine
 	Source   string         `json:"source,omitempty"`
 	Started  time.Time      `json:"started,omitzero"`
 	History  string         `json:"history"`
@@ -66,7 +67,7 @@ func (e *engine) report(ctx context.Context) (statusReport, error) {
 		return statusReport{}, err
 	}
 	out := statusReport{
-		Status: s, Store: string(e.dir), Source: e.options.Source, History: e.options.History.String(),
+		Status: s, Store: e.storeName(), Source: e.options.Source, History: e.options.History.String(),
 		Agent: e.options.Agent, Task: e.options.Task, Version: versionString(),
 		Files: s.Usage.Inodes, Bytes: s.Usage.Bytes, Reclaim: s.Usage.HistoryBytes,
 		Disk: diskReport{space.Total, space.Free},
@@ -76,10 +77,21 @@ func (e *engine) report(ctx context.Context) (statusReport, error) {
 		},
 		Database: databaseReport{s.Store.FileBytes, s.Store.LogBytes, s.Store.Inodes, s.Store.Records},
 	}
+	if e.remote != nil {
+		out.NodeDir = string(e.dir)
+	}
 	if e.mountpoint != "" {
 		out.PID, out.Mounted, out.Started, out.Memory = os.Getpid(), true, e.started.UTC(), residentBytes(uint32(os.Getpid()))
 	}
 	return out, nil
+}
+
+// storeName is the store as users name it.
+func (e *engine) storeName() string {
+	if e.remote != nil {
+		return e.remote.display()
+	}
+	return string(e.dir)
 }
 
 // statusJSON is the file .nexusfs/status.

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"unsafe"
 )
@@ -210,4 +211,23 @@ func (d storeDir) readRemote() *remote {
 		return nil
 	}
 	return mark.Remote
+}
+
+// lastSession reads which session the node's daemon had last. Who holds the
+// node's lock knows that it is over; 0: there was none.
+func (d storeDir) lastSession() int64 {
+	data, err := os.ReadFile(d.session())
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+	if err != nil {
+		return 0 // it ends with its lease then
+	}
+	return n
+}
+
+// keepSession writes down which session the node's daemon has.
+func (d storeDir) keepSession(n int64) error {
+	return replaceFile(d.session(), []byte(strconv.FormatInt(n, 10)+"\n"), 0o600)
 }

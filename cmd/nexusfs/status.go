@@ -55,6 +55,9 @@ func (a *app) printStatus(s *statusReport) {
 	} else {
 		line("mount", "not mounted")
 	}
+	if s.Shared {
+		line("shared", "with %d other daemons: each open asks the database, and the kernel keeps names and attributes for half a second", s.Peers)
+	}
 	if s.Failed != "" {
 		line("FAILED", "%s: changes are refused; check the disk, then mount again", escapeName(s.Failed))
 	}

@@ -25,6 +25,7 @@ func (d storeDir) file(name string) string { return filepath.Join(string(d), nam
 
 func (d storeDir) database() string           { return d.file("meta.db") }
 func (d storeDir) content(zone string) string { return filepath.Join(string(d), "content", zone) }
+func (d storeDir) session() string            { return d.file("session") }
 func (d storeDir) log() string                { return d.file("daemon.log") }
 
 const (

@@ -36,7 +36,7 @@ type engineOptions struct {
 // engine is an open store.
 type engine struct {
 	dir        storeDir
-	remote     *remote
+	remote     *remote // nil: an embedded store
 	mountpoint string
 	zone       string
 	options    mountOptions
@@ -59,7 +59,7 @@ type engine struct {
 // (P22). Errors carry exitStore.
 func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
 	e := &engine{
-		dir: o.dir, mountpoint: o.mountpoint, zone: defaultZone, options: o.mount,
+		dir: o.dir, remote: o.remote, mountpoint: o.mountpoint, zone: defaultZone, options: o.mount,
 		started: time.Now(), stopping: make(chan struct{}),
 	}
 	defer func() {
@@ -80,6 +80,10 @@ func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
 		e.notifier, e.news = fusefs.NewNotifier(o.log), &news{}
 		chain = append(chain, hooks.NewInvalidate(e.notifier), e.news)
 	}
+	var replaces int64
+	if p.remote && o.dir != "" {
+		replaces = o.dir.lastSession()
+	}
 	host, boot := identity()
 	e.fs = meta.New(meta.Options{
 		Store: p.db, History: p.db, Sessions: p.db, Upkeep: p.db, Content: p.content, Peers: p.peers, Hooks: chain,
@@ -97,6 +101,11 @@ func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
 		return nil, err
 	}
 	e.closers = append(e.closers, func() error { return e.fs.Close(context.Background()) })
+	if p.remote && o.dir != "" && !o.readOnly {
+		if err := o.dir.keepSession(e.fs.Status().Session); err != nil {
+			return nil, err
+		}
+	}
 	return e, nil
 }
 

@@ -76,7 +76,7 @@ func (s *Store) Begin(ctx context.Context, info meta.SessionInfo) (session, epoc
 				boot = prev.BootID
 			}
 		}
-		gone := `lease = 0 OR until < ` + serverNow
+		gone := fmt.Sprintf("lease = 0 OR session = %d OR until < %s", s.k(info.Replaces), serverNow)
 		if info.Lease == 0 {
 			gone = `true`
 		}
