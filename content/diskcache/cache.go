@@ -28,7 +28,7 @@ type Options struct {
 	Now   func() time.Time // nil: time.Now
 
 	landed func() // tests learn that a fetch has ended
-	tidied func() // tests learn that the body is not being compacted any more
+	tables int64  // bytes of leaf tables, living and dead, that a start leaves alone; 0: one in tablesPart of Bytes
 }
 
 // MinBytes is the least bound: a few of the largest blobs.
@@ -44,6 +44,9 @@ const (
 	recentBlobs = 4
 	// writeQueue is how many fetched blobs wait in memory for the disk.
 	writeQueue = 8
+	// tablesPart is four times what leaf tables of large blobs take: one byte
+	// in 128 or less.
+	tablesPart = 32
 	// pause is how long a disk is left alone that would not take a blob.
 	pause = 30 * time.Second
 )
@@ -93,6 +96,9 @@ func Open(ctx context.Context, below meta.Content, o Options) (*Cache, error) {
 	if o.Ahead <= 0 {
 		o.Ahead = defaultAhead
 	}
+	if o.tables <= 0 {
+		o.tables = o.Bytes / tablesPart
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -112,7 +118,9 @@ func Open(ctx context.Context, below meta.Content, o Options) (*Cache, error) {
 		return nil, err
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	c.wg.Go(c.tidy)
+	if c.body.Stats().SegmentBytes > o.tables {
+		c.wg.Go(c.tidy)
+	}
 	c.wg.Go(c.writeFetched)
 	return c, nil
 }
@@ -175,7 +183,8 @@ func (c *Cache) load(ctx context.Context) error {
 	return nil
 }
 
-// tidy lets the body give back leaf tables that former processes left dead.
+// tidy lets the body give back leaf tables that died after the process that
+// wrote them. It copies blobs, so it is left until there are many.
 func (c *Cache) tidy() {
 	live := func(b meta.Blob) (bool, error) {
 		c.mu.Lock()
@@ -190,9 +199,6 @@ func (c *Cache) tidy() {
 			return meta.KindConflict.Err()
 		}
 		return nil
-	}
-	if c.o.tidied != nil {
-		defer c.o.tidied()
 	}
 	if err := c.body.Compact(c.ctx, live, moved); err != nil && c.ctx.Err() == nil {
 		c.log.Warn("tidying up the disk cache failed; it takes somewhat more room", "dir", c.o.Dir, "err", err)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,7 +30,7 @@ func TestWhatWasReadOrPutIsOnTheDisk(t *testing.T) {
 	r.read(small, smallData, 100, 200, 1) // whole, at once
 	r.read(small, smallData, 0, len(smallData), 0)
 	r.land(1)
-	r.read(big, bigData, 500_000, 4096, 1) // what was asked for, the whole behind it
+	r.read(big, bigData, 500_000, 4096, anyReads) // what was asked for, the whole behind it
 	r.land(1)
 	if got := r.store.bytes.Load(); got != 60_000+4096+large {
 		t.Errorf("got %d bytes read below, want the small blob, the range and the large blob", got)
@@ -100,26 +101,13 @@ func TestDamagedCopiesAreFetchedAgain(t *testing.T) {
 				r.land(1)
 				r.reopen()
 				r.read(b, data, 0, large, 0)
-				oneCopy(t, r.opts.Dir, b)
+				if n := len(copiesOf(t, r.opts.Dir, b)); n != 1 {
+					t.Errorf("%d copies, want one", n)
+				}
 				if n := strings.Count(log.String(), "level=WARN"); n > 1 {
 					t.Errorf("%d warnings, want at most one: %s", n, log.String())
 				}
 			})
-		}
-	}
-}
-
-// oneCopy waits until there is one copy: while the body compacts a segment in
-// the background there are two.
-func oneCopy(t *testing.T, dir string, b meta.Blob) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		list := copiesOf(t, dir, b)
-		if len(list) == 1 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d copies, want one: %v", len(list), list)
 		}
 	}
 }
@@ -144,7 +132,52 @@ func TestBoundHolds(t *testing.T) {
 		t.Errorf("%d bytes on the disk, the bound is %d", got, r.opts.Bytes)
 	}
 	r.read(blobs[n-1], datas[n-1], 0, size, 0)
-	r.read(blobs[0], datas[0], 0, 4096, 1) // it was evicted
+	r.read(blobs[0], datas[0], 0, 4096, anyReads)
+	if r.Figures().Misses != 1 {
+		t.Error("the blob that came first was not evicted")
+	}
+}
+
+// Dead leaf tables of former processes go, and blobs are there before, while
+// and after they move.
+func TestTidy(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.tables = 1 << 40 })
+	var blobs []meta.Blob
+	var datas [][]byte
+	for range 60 {
+		data := bytesOf(300_000)
+		b, err := r.Put(t.Context(), data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blobs, datas = append(blobs, b), append(datas, data)
+	}
+	r.reopen()
+	if err := r.Free(t.Context(), blobs[6:]); err != nil {
+		t.Fatal(err)
+	}
+	r.opts.tables = 1
+	r.reopen()
+	p := make([]byte, 300_000)
+	moved := func() bool {
+		_, err := os.Stat(filepath.Join(r.opts.Dir, "blobs", "segments", "00000001.seg"))
+		return errors.Is(err, os.ErrNotExist)
+	}
+	for deadline := time.Now().Add(30 * time.Second); !moved() && time.Now().Before(deadline); {
+		for i, b := range blobs[:6] {
+			if err := r.Read(t.Context(), b, 0, p); err != nil || !bytes.Equal(p, datas[i]) {
+				t.Fatalf("read while blobs move: %v", err)
+			}
+		}
+	}
+	if !moved() {
+		t.Error("the segment with the dead leaf tables is still there")
+	}
+	r.opts.tables = 1 << 40
+	r.reopen()
+	for i, b := range blobs[:6] {
+		r.read(b, datas[i], 0, 300_000, 0)
+	}
 }
 
 // A bound that was lowered holds from the start.
@@ -387,9 +420,10 @@ func TestFullDisk(t *testing.T) {
 		}
 	})
 	var log bytes.Buffer
-	now := time.Unix(1e9, 0)
+	var now atomic.Int64
+	now.Store(1e18)
 	r := newRig(t, func(o *Options) {
-		o.Dir, o.Log, o.Now = filepath.Join(disk, "cache"), slog.New(slog.NewTextHandler(&log, nil)), func() time.Time { return now }
+		o.Dir, o.Log, o.Now = filepath.Join(disk, "cache"), slog.New(slog.NewTextHandler(&log, nil)), func() time.Time { return time.Unix(0, now.Load()) }
 	})
 	var blobs []meta.Blob
 	var datas [][]byte
@@ -400,7 +434,7 @@ func TestFullDisk(t *testing.T) {
 			t.Fatalf("put with a full cache disk: %v", err)
 		}
 		blobs, datas = append(blobs, b), append(datas, data)
-		now = now.Add(pause) // so that the next Put tries the disk again
+		now.Add(int64(pause)) // so that the next Put tries the disk again
 	}
 	p := make([]byte, large)
 	for i, b := range blobs {
@@ -414,7 +448,7 @@ func TestFullDisk(t *testing.T) {
 	if err := r.Free(t.Context(), blobs[:6]); err != nil {
 		t.Fatal(err)
 	}
-	now = now.Add(pause)
+	now.Add(int64(pause))
 	b, err := r.Put(t.Context(), datas[0])
 	if err != nil {
 		t.Fatal(err)

@@ -92,6 +92,12 @@ func wrong(r io.Reader) io.Reader {
 	return bytes.NewReader(p)
 }
 
+// slow lets the server answer late.
+func slow(_ int64, req *http.Request) (*http.Response, error) {
+	time.Sleep(200 * time.Millisecond)
+	return pass(req)
+}
+
 // unanswered waits until the client gives up.
 func unanswered(_ int64, req *http.Request) (*http.Response, error) {
 	<-req.Context().Done()
@@ -139,7 +145,8 @@ var faults = []struct {
 	read, put meta.Kind
 	says      string
 }{
-	{"slow to answer once", first(1, answer(http.StatusRequestTimeout, "RequestTimeout")), noKind, noKind, ""},
+	{"slow", slow, noKind, noKind, ""},
+	{"408 once", first(1, answer(http.StatusRequestTimeout, "RequestTimeout")), noKind, noKind, ""},
 	{"never answering", unanswered, meta.KindIO, meta.KindIO, "did not answer in time"},
 	{"losing the connection once", first(1, lost), noKind, noKind, ""},
 	{"losing every connection", lost, meta.KindIO, meta.KindIO, "cannot be reached"},

@@ -125,8 +125,8 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-// Keys that are renewed in their file are taken up without a restart, also by a
-// request that the server has refused meanwhile.
+// Keys that are renewed in their file are taken up without a restart, and stay
+// good when the file goes.
 func TestRenewedKeys(t *testing.T) {
 	o := options(t)
 	o.Location.Credentials = filepath.Join(t.TempDir(), "keys")
