@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nexusfs/content"
 	"nexusfs/meta"
 )
 
@@ -219,7 +220,7 @@ func TestOldPictureOfAnothersFileIsNotBelieved(t *testing.T) {
 	}
 	mustFree(t, owner, record.Blob)
 	old()
-	reader.tables, reader.leaves = newTableCache(1), newLeafCache(0)
+	reader.tables, reader.leaves = content.NewTables(1), newLeafCache(0)
 	err := reader.Read(ctx, record.Blob, 0, make([]byte, 10))
 	if err == nil || meta.KindOf(err) != meta.KindStale || reader.Stats().Damaged != 0 {
 		t.Errorf("read of a freed place: got %v, %d damaged, want stale", err, reader.Stats().Damaged)
