@@ -150,7 +150,7 @@ func TestDamagedBlob(t *testing.T) {
 			write(t, filepath.Join(m.Dir, "healthy"), pattern(2, 3<<20))
 			write(t, filepath.Join(m.Dir, "small"), []byte("rides in SQL"))
 			must(t, m.Stop())
-			file, at := findBytes(t, m.Store, victim[1<<20:1<<20+64])
+			file, at := findBytes(t, m.Content, victim[1<<20:1<<20+64])
 			must(t, damage(file, at))
 			m.Restart()
 			data, err := os.ReadFile(filepath.Join(m.Dir, "victim"))
@@ -209,6 +209,7 @@ func flipByte(path string, at int64) error {
 // sentence; a disk that turns read-only under a running mount gives errors to
 // writers, not wrong answers to readers.
 func TestReadOnlyDisk(t *testing.T) {
+	harness.EmbeddedOnly(t, "the store is on a disk of its own")
 	disk := smallDisk(t, "ext4", 64)
 	m := harness.New(t, harness.Options{Store: filepath.Join(disk, "store"), NoFsck: true})
 	write(t, filepath.Join(m.Dir, "f"), pattern(1, 100000))
@@ -228,6 +229,7 @@ func TestReadOnlyDisk(t *testing.T) {
 
 // TestBrokenDatabase: a store whose database is no database, or cut short.
 func TestBrokenDatabase(t *testing.T) {
+	harness.EmbeddedOnly(t, "breaks the database file")
 	for name, breakIt := range map[string]func(db string) error{
 		"garbage": func(db string) error { return os.WriteFile(db, bytes.Repeat([]byte("garbage "), 1000), 0o600) },
 		"empty":   func(db string) error { return os.Truncate(db, 0) },
@@ -271,6 +273,7 @@ func TestForeignDatabase(t *testing.T) {
 
 // TestNewerSchema: a database of a newer nexusfs is refused and left alone.
 func TestNewerSchema(t *testing.T) {
+	harness.EmbeddedOnly(t, "writes to the database file")
 	harness.Need(t, "sqlite3")
 	m := harness.New(t, harness.Options{NoFsck: true})
 	write(t, filepath.Join(m.Dir, "f"), []byte("x"))

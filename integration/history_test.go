@@ -305,12 +305,12 @@ func TestCopySharesExtents(t *testing.T) {
 	src := filepath.Join(m.Dir, "src")
 	write(t, src, pattern(1, 32<<20))
 	m.CLI("sync", m.Dir)
-	before := diskUse(t, m.Store)
+	before := diskUse(t, m.Content)
 	in, out := open(t, src, os.O_RDONLY), open(t, filepath.Join(m.Dir, "dst"), os.O_RDWR|os.O_CREATE)
 	copyRange(t, in, 0, out, 0, 32<<20)
 	must(t, out.Close())
 	m.CLI("sync", m.Dir)
-	if grown := diskUse(t, m.Store) - before; grown > 8<<20 {
+	if grown := diskUse(t, m.Content) - before; grown > 8<<20 {
 		t.Errorf("a copy of 32 MiB takes %d bytes on the disk", grown)
 	}
 	wantContent(t, filepath.Join(m.Dir, "dst"), pattern(1, 32<<20))

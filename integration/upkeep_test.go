@@ -21,6 +21,7 @@ import (
 // TestFsckFindsWhatWasChanged changes a store behind nexusfs's back, one thing
 // at a time: fsck names each (I9, P33).
 func TestFsckFindsWhatWasChanged(t *testing.T) {
+	harness.EmbeddedOnly(t, "changes the database file")
 	harness.Need(t, "sqlite3")
 	m := harness.New(t, harness.Options{NoFsck: true})
 	d := mkdir(t, filepath.Join(m.Dir, "d"))
@@ -134,7 +135,7 @@ func TestReclaimedSpaceComesBack(t *testing.T) {
 		write(t, filepath.Join(m.Dir, fmt.Sprint("middle", i)), pattern(uint64(100+i), 100000))
 	}
 	m.CLI("sync", m.Dir)
-	full := diskUse(t, filepath.Join(m.Store, "content"))
+	full := diskUse(t, m.Content)
 	if full < 60<<20 {
 		t.Fatalf("68 MB of content take %d bytes", full)
 	}
@@ -146,7 +147,7 @@ func TestReclaimedSpaceComesBack(t *testing.T) {
 	for range 3 { // condemned, removed, segments given back
 		m.CLI("gc", m.Dir)
 	}
-	if left := diskUse(t, filepath.Join(m.Store, "content")); left > full/2 {
+	if left := diskUse(t, m.Content); left > full/2 {
 		t.Errorf("%d bytes are left of %d after everything but one file was deleted", left, full)
 	}
 	wantContent(t, filepath.Join(m.Dir, "middle7"), pattern(107, 100000))
@@ -253,6 +254,7 @@ func TestMetrics(t *testing.T) {
 // TestLogRotation: in the background the log is in the store, and SIGHUP opens
 // it again.
 func TestLogRotation(t *testing.T) {
+	harness.EmbeddedOnly(t, "the log is in the store")
 	m := harness.Prepare(t, harness.Options{})
 	m.CLI("mount", m.Store, m.Dir, "--background")
 	t.Cleanup(func() { m.CLI("umount", m.Dir) })

@@ -67,22 +67,24 @@ func (m *move) look(v *view) (err error) {
 }
 
 // outside refuses to move directory a below itself. It climbs from the new
-// parent; Topology in the change makes the answer hold until COMMIT (P3).
-func (v *view) outside(a *Attr, newParent Ino) error {
-	for at, depth := newParent, 0; at != RootIno; depth++ {
+// parent and returns the way that it took; that and Topology in the change make
+// the answer hold until COMMIT (P3).
+func (v *view) outside(a *Attr, newParent Ino) (way []Lies, err error) {
+	for at := newParent; at != RootIno; {
 		if at == a.Ino {
-			return E("rename", a.Ino, "", KindInvalid, nil)
+			return nil, E("rename", a.Ino, "", KindInvalid, nil)
 		}
 		d, err := v.inode(at)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if depth > rootMaxDepth {
-			return E("rename", a.Ino, "", KindIO, nil)
+		if len(way) > rootMaxDepth {
+			return nil, E("rename", a.Ino, "", KindIO, nil)
 		}
+		way = append(way, Lies{at, d.Parent})
 		at = d.Parent
 	}
-	return nil
+	return way, nil
 }
 
 // replaceable checks what the new name refers to.
@@ -106,8 +108,10 @@ func (m *move) rename(v *view) (*Change, error) {
 		return nil, err
 	}
 	isDir := m.src.IsDir()
+	var above []Lies
 	if isDir && crosses {
-		if err := v.outside(m.src, m.newParent); err != nil {
+		var err error
+		if above, err = v.outside(m.src, m.newParent); err != nil {
 			return nil, err
 		}
 	}
@@ -119,7 +123,7 @@ func (m *move) rename(v *view) (*Change, error) {
 	ch := &Change{
 		Record:   m.record(OpRename),
 		Inodes:   []InodeChange{{Before: m.src, After: after}},
-		Topology: isDir && crosses,
+		Topology: isDir && crosses, Above: above,
 		Names: []NameChange{
 			{Parent: m.parent, Name: m.name, Before: m.src.Ino, BeforeType: m.src.Mode & ModeType},
 			{Parent: m.newParent, Name: m.newName, After: m.src.Ino, AfterType: m.src.Mode & ModeType},
@@ -152,18 +156,23 @@ func (m *move) exchange(v *view) (*Change, error) {
 	a, b := *m.src, *m.dst
 	a.Ctime, b.Ctime = v.now, v.now
 	from, to := DirDelta{Ino: m.parent, Time: v.now}, DirDelta{Ino: m.newParent, Time: v.now}
+	var above []Lies
 	if crosses && a.IsDir() {
-		if err := v.outside(m.src, m.newParent); err != nil {
+		way, err := v.outside(m.src, m.newParent)
+		if err != nil {
 			return nil, err
 		}
+		above = append(above, way...)
 		a.Parent = m.newParent
 		from.Nlink--
 		to.Nlink++
 	}
 	if crosses && b.IsDir() {
-		if err := v.outside(m.dst, m.parent); err != nil {
+		way, err := v.outside(m.dst, m.parent)
+		if err != nil {
 			return nil, err
 		}
+		above = append(above, way...)
 		b.Parent = m.parent
 		from.Nlink++
 		to.Nlink--
@@ -173,7 +182,7 @@ func (m *move) exchange(v *view) (*Change, error) {
 		Record:   m.record(OpExchange),
 		Inodes:   []InodeChange{{Before: m.src, After: a}, {Before: m.dst, After: b}},
 		Dirs:     mergeDirs(from, to),
-		Topology: crosses && (a.IsDir() || b.IsDir()),
+		Topology: crosses && (a.IsDir() || b.IsDir()), Above: above,
 		Names: []NameChange{
 			{Parent: m.parent, Name: m.name, Before: a.Ino, BeforeType: srcType, After: b.Ino, AfterType: dstType},
 			{Parent: m.newParent, Name: m.newName, Before: b.Ino, BeforeType: dstType, After: a.Ino, AfterType: srcType},

@@ -168,7 +168,7 @@ const (
 // it keeps out.
 func (a *app) connect(ctx context.Context, t *target, need access, role string) (*client, error) {
 	if t.remote != nil {
-		return a.connectRemote(ctx, t, need)
+		return a.connectRemote(ctx, t, need, role)
 	}
 	state, err := t.store.inspect()
 	if err != nil {
@@ -193,7 +193,7 @@ func (a *app) connect(ctx context.Context, t *target, need access, role string) 
 
 // connectRemote is connect for a zone in a database: a daemon of this machine
 // that has it mounted, or the database itself, which others use meanwhile.
-func (a *app) connectRemote(ctx context.Context, t *target, need access) (*client, error) {
+func (a *app) connectRemote(ctx context.Context, t *target, need access, role string) (*client, error) {
 	at, err := a.nodeOf(t)
 	switch {
 	case err != nil:
@@ -202,6 +202,9 @@ func (a *app) connectRemote(ctx context.Context, t *target, need access) (*clien
 		return awaitDaemon(ctx, at.dir, at.by)
 	case need == accessDaemon:
 		return nil, fail(exitDaemon, "%s is not mounted here, and this command asks the daemon: mount it first", escapeName(t.display()))
+	}
+	if role == "gc" {
+		return nil, fail(exitDaemon, "%s is not mounted here, and gc keeps to what a mount says of history: mount it first", escapeName(t.display()))
 	}
 	return a.openRemote(ctx, t, need)
 }

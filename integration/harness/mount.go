@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,10 +36,13 @@ type Options struct {
 // foreground as a child of this process. Its methods are for one goroutine.
 type Mount struct {
 	Store, Dir string
+	Content    string // folder with the content outside of SQL
 
 	t      testing.TB
 	opts   Options
 	bin    string
+	args   []string // flags of mount that the kind of store needs
+	env    []string // of every command
 	log    string
 	logged int // size of the log when the daemon was started
 	cmd    *exec.Cmd
@@ -64,8 +68,14 @@ func Prepare(t testing.TB, o Options) *Mount {
 	}
 	base := Scratch(t)
 	m := &Mount{t: t, opts: o, Store: o.Store, Dir: o.Dir, log: filepath.Join(base, "daemon.log")}
-	if m.Store == "" {
+	switch {
+	case m.Store == "" && OnDatabase():
+		m.zone(t, base)
+	case m.Store == "":
 		m.Store = filepath.Join(base, "store")
+	}
+	if m.Content == "" {
+		m.Content = filepath.Join(m.Store, "content")
 	}
 	if m.Dir == "" {
 		m.Dir = filepath.Join(base, "mnt")
@@ -106,8 +116,8 @@ func (m *Mount) Launch() error {
 		return err
 	}
 	defer logfile.Close()
-	cmd := exec.Command(m.bin, append([]string{"mount", m.Store, m.Dir}, m.opts.Args...)...)
-	cmd.Env = append(os.Environ(), m.opts.Env...)
+	cmd := exec.Command(m.bin, slices.Concat([]string{"mount", m.Store, m.Dir}, m.args, m.opts.Args)...)
+	cmd.Env = slices.Concat(os.Environ(), m.env, m.opts.Env)
 	cmd.Stdout, cmd.Stderr = logfile, logfile
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if m.opts.UID != 0 {
@@ -220,7 +230,7 @@ func (m *Mount) Wait(limit time.Duration) error {
 // be an orderly one.
 func (m *Mount) Stop() error {
 	m.t.Helper()
-	res := Try(Cmd{Args: []string{m.bin, "umount", m.Dir}, Limit: StopLimit})
+	res := Try(Cmd{Args: []string{m.bin, "umount", m.Dir}, Env: m.env, Limit: StopLimit})
 	if res.Err != nil {
 		return fmt.Errorf("nexusfs umount %s: %w\n%s%s", m.Dir, res.Err, res.Stdout, res.Stderr)
 	}
@@ -260,12 +270,12 @@ func (m *Mount) SetEnv(env ...string) { m.opts.Env = env }
 // CLI runs `nexusfs ARGS...`; it must succeed.
 func (m *Mount) CLI(args ...string) string {
 	m.t.Helper()
-	return RunCmd(m.t, Cmd{Args: append([]string{m.bin}, args...), Limit: StopLimit})
+	return RunCmd(m.t, Cmd{Args: append([]string{m.bin}, args...), Env: m.env, Limit: StopLimit})
 }
 
 // TryCLI runs `nexusfs ARGS...`.
 func (m *Mount) TryCLI(args ...string) Result {
-	return Try(Cmd{Args: append([]string{m.bin}, args...), Limit: StopLimit})
+	return Try(Cmd{Args: append([]string{m.bin}, args...), Env: m.env, Limit: StopLimit})
 }
 
 // Status returns `nexusfs status --json` of the mountpoint.
@@ -304,7 +314,7 @@ func (m *Mount) cleanup() {
 			break
 		}
 	}
-	if _, err := os.Stat(m.Store); err == nil && !m.opts.NoFsck {
+	if _, err := os.Stat(m.Content); err == nil && !m.opts.NoFsck {
 		m.Fsck()
 	}
 	if m.t.Failed() {

@@ -135,6 +135,10 @@ func Main(m *testing.M, helpers map[string]func(args []string) error) int {
 			code = 1
 		}
 	}
+	if err := endServer(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
 	removeTree(scratchRoot())
 	return code
 }

@@ -62,7 +62,7 @@ func rooms() []Room {
 			Reason:  "the only place that knows two rooms",
 		},
 		{
-			Dir: "integration", Imports: []string{"integration"}, Test: []string{"bench", "cmd"},
+			Dir: "integration", Imports: []string{"integration", "internal"}, Test: []string{"bench", "cmd"},
 			Reason: "black box: it knows the product by its command line",
 		},
 		{

@@ -349,3 +349,13 @@ func (t *tx) version(c *meta.Change, rev, actor int64) error {
 	}
 	return conflict(v.Ino, "", "there is no such version")
 }
+
+// lies checks that a living directory lies in another one.
+func (t *tx) lies(l meta.Lies) error {
+	found := false
+	err := t.c.query(stLies, func(*sqlite.Stmt) bool { found = true; return false }, t.s.k(int64(l.Dir)), t.s.k(int64(l.In)))
+	if err == nil && !found {
+		err = conflict(l.Dir, "", "the directory was moved meanwhile")
+	}
+	return err
+}

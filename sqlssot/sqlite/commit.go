@@ -152,6 +152,11 @@ func (t *tx) apply(i int) error {
 	if err != nil {
 		return err
 	}
+	for _, l := range c.Above {
+		if err := t.lies(l); err != nil {
+			return err
+		}
+	}
 	if c.Version != nil {
 		if err := t.version(c, rev, actor); err != nil {
 			return err

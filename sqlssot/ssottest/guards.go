@@ -82,6 +82,15 @@ var guardCases = []Case{
 		w.must(w.remove(1, "d"))
 		w.refused(c)
 	}},
+	{"GuardMovedBelowItself", func(tb testing.TB, f Factory) { // by two moves that did not see each other (P3)
+		w := newWorld(tb, f)
+		w.must(w.mkdir(1, "a"), w.mkdir(1, "b"))
+		a, b := w.now.nodes[1].names["a"], w.now.nodes[1].names["b"]
+		crossing := w.rename(1, "b", a, "b")
+		w.must(w.mkdir(b, "deep"))
+		w.must(w.rename(1, "a", w.now.nodes[b].names["deep"], "a"))
+		w.refused(crossing)
+	}},
 	{"GuardDirectoryMayMoveOn", directoryMayMoveOn},
 	{"GuardBlob", guardBlob},
 	{"RefusedLeavesNothing", refusedLeavesNothing},

@@ -1,0 +1,37 @@
+package harness
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"nexusfs/internal/pgtest"
+)
+
+// OnDatabase reports that stores are zones of a private PostgreSQL, with content
+// in a directory, instead of directories: NEXUSFS_TEST_DATABASE=1.
+func OnDatabase() bool { return os.Getenv("NEXUSFS_TEST_DATABASE") != "" }
+
+// EmbeddedOnly leaves a test out on a database; reason says what it is about
+// that a database does not have.
+func EmbeddedOnly(t testing.TB, reason string) {
+	t.Helper()
+	if OnDatabase() {
+		t.Skip("not on a database: " + reason)
+	}
+}
+
+// server is the PostgreSQL of this test process, started when it is first used.
+var server, endServer = pgtest.Shared(pgtest.Options{Fsync: true, Settings: []string{"max_connections=300"}})
+
+// Server returns the private PostgreSQL behind the stores of OnDatabase.
+func Server(t testing.TB) *pgtest.Server { return server(t) }
+
+// zone makes an empty database and says how to mount a zone in it.
+func (m *Mount) zone(t testing.TB, base string) {
+	s := server(t)
+	m.Store = s.URL(pgtest.Superuser, "", s.Database(t)) + "&zone=default"
+	m.Content = filepath.Join(base, "content")
+	m.env = append(m.env, "NEXUSFS_STATE="+filepath.Join(base, "state"))
+	m.args = append(m.args, "-o", "content="+m.Content)
+}
