@@ -120,10 +120,10 @@ func TestFullDiskByOthers(t *testing.T) {
 
 // contentFiles lists the files below the store's content folder, largest first
 // found, with at least min bytes of data.
-func contentFiles(t *testing.T, store string, min int64) []string {
+func contentFiles(t *testing.T, dir string, min int64) []string {
 	t.Helper()
 	var out []string
-	must(t, filepath.WalkDir(filepath.Join(store, "content"), func(p string, d fs.DirEntry, err error) error {
+	must(t, filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -177,16 +177,16 @@ func TestDamagedBlob(t *testing.T) {
 }
 
 // findBytes finds the content file that holds needle, and where.
-func findBytes(t *testing.T, store string, needle []byte) (string, int64) {
+func findBytes(t *testing.T, dir string, needle []byte) (string, int64) {
 	t.Helper()
-	for _, p := range contentFiles(t, store, int64(len(needle))) {
+	for _, p := range contentFiles(t, dir, int64(len(needle))) {
 		data, err := os.ReadFile(p)
 		must(t, err)
 		if i := bytes.Index(data, needle); i >= 0 {
 			return p, int64(i)
 		}
 	}
-	t.Fatalf("no content file holds the bytes; files: %q", contentFiles(t, store, 0))
+	t.Fatalf("no content file holds the bytes; files: %q", contentFiles(t, dir, 0))
 	return "", 0
 }
 
@@ -249,7 +249,7 @@ func TestBrokenDatabase(t *testing.T) {
 			if res.Code == 0 {
 				m.CLI("umount", m.Dir)
 			}
-			if len(contentFiles(t, m.Store, 1000)) == 0 {
+			if len(contentFiles(t, m.Content, 1000)) == 0 {
 				t.Errorf("the content is gone")
 			}
 		})

@@ -88,14 +88,8 @@ type Change struct {
 	Xattrs   []XattrChange
 	Content  *ContentChange
 	Version  *VersionChange
-	Topology bool   // a directory moves to another parent: the zone's topology row is locked first (P3)
-	Above    []Lies // of such a move: where it goes to, up to the root
+	Topology bool // a directory moves to another parent: guard: it does not come to lie below itself (P3)
 }
-
-// Lies is the belief that a living directory lies in another one. It guards the
-// way from the new parent of a directory to the root: a rule that saw no loop
-// saw that way (P3).
-type Lies struct{ Dir, In Ino }
 
 // InodeChange writes one inode's row. Guard: with Before == nil the inode must
 // not exist; otherwise its row's revision must be Before.Rev, or, for a

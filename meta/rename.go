@@ -67,24 +67,22 @@ func (m *move) look(v *view) (err error) {
 }
 
 // outside refuses to move directory a below itself. It climbs from the new
-// parent and returns the way that it took; that and Topology in the change make
-// the answer hold until COMMIT (P3).
-func (v *view) outside(a *Attr, newParent Ino) (way []Lies, err error) {
-	for at := newParent; at != RootIno; {
+// parent; Topology in the change has the store look again (P3).
+func (v *view) outside(a *Attr, newParent Ino) error {
+	for at, depth := newParent, 0; at != RootIno; depth++ {
 		if at == a.Ino {
-			return nil, E("rename", a.Ino, "", KindInvalid, nil)
+			return E("rename", a.Ino, "", KindInvalid, nil)
 		}
 		d, err := v.inode(at)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if len(way) > rootMaxDepth {
-			return nil, E("rename", a.Ino, "", KindIO, nil)
+		if depth > rootMaxDepth {
+			return E("rename", a.Ino, "", KindIO, nil)
 		}
-		way = append(way, Lies{at, d.Parent})
 		at = d.Parent
 	}
-	return way, nil
+	return nil
 }
 
 // replaceable checks what the new name refers to.
@@ -108,10 +106,8 @@ func (m *move) rename(v *view) (*Change, error) {
 		return nil, err
 	}
 	isDir := m.src.IsDir()
-	var above []Lies
 	if isDir && crosses {
-		var err error
-		if above, err = v.outside(m.src, m.newParent); err != nil {
+		if err := v.outside(m.src, m.newParent); err != nil {
 			return nil, err
 		}
 	}
@@ -123,7 +119,7 @@ func (m *move) rename(v *view) (*Change, error) {
 	ch := &Change{
 		Record:   m.record(OpRename),
 		Inodes:   []InodeChange{{Before: m.src, After: after}},
-		Topology: isDir && crosses, Above: above,
+		Topology: isDir && crosses,
 		Names: []NameChange{
 			{Parent: m.parent, Name: m.name, Before: m.src.Ino, BeforeType: m.src.Mode & ModeType},
 			{Parent: m.newParent, Name: m.newName, After: m.src.Ino, AfterType: m.src.Mode & ModeType},
@@ -156,23 +152,18 @@ func (m *move) exchange(v *view) (*Change, error) {
 	a, b := *m.src, *m.dst
 	a.Ctime, b.Ctime = v.now, v.now
 	from, to := DirDelta{Ino: m.parent, Time: v.now}, DirDelta{Ino: m.newParent, Time: v.now}
-	var above []Lies
 	if crosses && a.IsDir() {
-		way, err := v.outside(m.src, m.newParent)
-		if err != nil {
+		if err := v.outside(m.src, m.newParent); err != nil {
 			return nil, err
 		}
-		above = append(above, way...)
 		a.Parent = m.newParent
 		from.Nlink--
 		to.Nlink++
 	}
 	if crosses && b.IsDir() {
-		way, err := v.outside(m.dst, m.parent)
-		if err != nil {
+		if err := v.outside(m.dst, m.parent); err != nil {
 			return nil, err
 		}
-		above = append(above, way...)
 		b.Parent = m.parent
 		from.Nlink++
 		to.Nlink--
@@ -182,7 +173,7 @@ func (m *move) exchange(v *view) (*Change, error) {
 		Record:   m.record(OpExchange),
 		Inodes:   []InodeChange{{Before: m.src, After: a}, {Before: m.dst, After: b}},
 		Dirs:     mergeDirs(from, to),
-		Topology: crosses && (a.IsDir() || b.IsDir()), Above: above,
+		Topology: crosses && (a.IsDir() || b.IsDir()),
 		Names: []NameChange{
 			{Parent: m.parent, Name: m.name, Before: a.Ino, BeforeType: srcType, After: b.Ino, AfterType: dstType},
 			{Parent: m.newParent, Name: m.newName, Before: b.Ino, BeforeType: dstType, After: a.Ino, AfterType: srcType},

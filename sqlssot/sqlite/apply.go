@@ -350,12 +350,28 @@ func (t *tx) version(c *meta.Change, rev, actor int64) error {
 	return conflict(v.Ino, "", "there is no such version")
 }
 
-// lies checks that a living directory lies in another one.
-func (t *tx) lies(l meta.Lies) error {
-	found := false
-	err := t.c.query(stLies, func(*sqlite.Stmt) bool { found = true; return false }, t.s.k(int64(l.Dir)), t.s.k(int64(l.In)))
-	if err == nil && !found {
-		err = conflict(l.Dir, "", "the directory was moved meanwhile")
+// reachRoot refuses a move that puts a directory below itself, which two moves
+// that did not see each other would do (P3).
+func (t *tx) reachRoot(c *meta.Change) error {
+	for i := range c.Inodes {
+		a := &c.Inodes[i].After
+		if !a.IsDir() || a.Nlink == 0 {
+			continue
+		}
+		at, steps := t.s.k(int64(a.Parent)), 0
+		for ; unk(at) != int64(meta.RootIno); steps++ {
+			if at == t.s.k(int64(a.Ino)) || steps > maxDepth {
+				return conflict(a.Ino, "", "the directory would lie below itself")
+			}
+			above := int64(0)
+			if err := t.c.query(stParent, func(st *sqlite.Stmt) bool { above = st.ColumnInt64(0); return false }, at); err != nil {
+				return err
+			}
+			if above == 0 {
+				return conflict(a.Ino, "", "the directory that it moves to is gone")
+			}
+			at = above
+		}
 	}
-	return err
+	return nil
 }

@@ -152,11 +152,6 @@ func (t *tx) apply(i int) error {
 	if err != nil {
 		return err
 	}
-	for _, l := range c.Above {
-		if err := t.lies(l); err != nil {
-			return err
-		}
-	}
 	if c.Version != nil {
 		if err := t.version(c, rev, actor); err != nil {
 			return err
@@ -170,6 +165,11 @@ func (t *tx) apply(i int) error {
 	}
 	if err := t.inodeChanges(i, c, rev, delta); err != nil {
 		return err
+	}
+	if c.Topology {
+		if err := t.reachRoot(c); err != nil {
+			return err
+		}
 	}
 	for j := range c.Names {
 		if err := t.name(c, &c.Names[j], rev); err != nil {

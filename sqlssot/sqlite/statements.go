@@ -32,7 +32,7 @@ const (
 	stInodeUpdate
 	stInodeUpdateDir
 	stDirDelta
-	stLies
+	stParent
 	stInodeBytes
 	stInodeGrow
 	stHint
@@ -130,7 +130,7 @@ var statements = [stmtCount]string{
 		atime=coalesce(?9,atime),mtime=coalesce(?10,mtime),ctime=coalesce(?11,ctime),rev=?12,
 		parent=?13,cookie=coalesce(?14,cookie) WHERE ino=?1`,
 	stDirDelta:   `UPDATE inodes SET entries=entries+?2,nlink=nlink+?3,mtime=?4,ctime=?4,rev=?5 WHERE ino=?1 AND nlink>0`,
-	stLies:       `SELECT 1 FROM inodes WHERE ino=?1 AND parent=?2 AND nlink>0`,
+	stParent:     `SELECT parent FROM inodes WHERE ino=?1 AND nlink>0`,
 	stInodeBytes: `SELECT bytes FROM inodes WHERE ino=?1`,
 	stInodeGrow:  `UPDATE inodes SET bytes=bytes+?2 WHERE ino=?1`,
 	stHint:       `UPDATE inodes SET parent=?2,cookie=?3 WHERE ino=?1`,

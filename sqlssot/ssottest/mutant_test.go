@@ -156,7 +156,7 @@ var mutants = map[string]func(ssottest.Store) ssottest.Store{
 			c.Dirs = nil
 		}
 	}),
-	"the way to the root not looked at": alter(func(c *meta.Change) { c.Above = nil }),
+	"moves below oneself accepted": alter(func(c *meta.Change) { c.Topology = false }),
 	"stale inode accepted": func(s ssottest.Store) ssottest.Store {
 		return change{s, func(b *meta.Batch) {
 			for _, c := range b.Changes {

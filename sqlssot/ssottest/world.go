@@ -197,11 +197,7 @@ func (w *world) rename(from meta.Ino, name string, to meta.Ino, newName string) 
 	if a.IsDir() {
 		after.Parent = to
 		src.Nlink, dst.Nlink = -1, 1
-		if c.Topology = from != to; c.Topology {
-			for at := to; at != meta.RootIno; at = w.attr(at).Parent {
-				c.Above = append(c.Above, meta.Lies{Dir: at, In: w.attr(at).Parent})
-			}
-		}
+		c.Topology = from != to
 	}
 	kind := a.Mode & meta.ModeType
 	c.Inodes = []meta.InodeChange{{Before: &a, After: after}}
