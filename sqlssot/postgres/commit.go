@@ -172,7 +172,7 @@ func (s *Store) send(ctx context.Context, b *meta.Batch, careful bool) ([]int64,
 			raw, committed, err = s.settle(ctx, seq)
 			if err != nil {
 				st.doubt = &doubt{seq}
-				return nil, fmt.Errorf("the connection broke and the outcome is not known yet; it may have happened: %w", err)
+				return nil, meta.E("commit", 0, "", meta.KindIO, fmt.Errorf("the connection broke and the outcome is not known yet; it may have happened: %w", err))
 			}
 			st.seq = seq
 			if committed {
