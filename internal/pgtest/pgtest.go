@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -224,14 +225,22 @@ func (s *Server) Start() error {
 	}
 	c := s.command("postgres", args...)
 	c.Stdout, c.Stderr = log, log
-	if err := c.Start(); err != nil {
-		return err
-	}
-	done := make(chan struct{})
+	c.SysProcAttr.Pdeathsig = syscall.SIGQUIT
+	started, done := make(chan error), make(chan struct{})
 	go func() {
-		_ = c.Wait() // how it ended is in the log
+		// The kernel ends the server when the thread that started it ends, so that
+		// not even a test that is killed leaves it behind: the thread stays.
+		runtime.LockOSThread()
+		err := c.Start()
+		started <- err
+		if err == nil {
+			_ = c.Wait() // how it ended is in the log
+		}
 		close(done)
 	}()
+	if err := <-started; err != nil {
+		return err
+	}
 	s.proc, s.done = c.Process, done
 	return s.await()
 }

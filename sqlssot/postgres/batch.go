@@ -28,12 +28,13 @@ const (
 	rowUsage
 	rowActor
 	rowRecord
-	rowSets
+	rowSets // so many are in a batch
+	rowWave = rowSets
 )
 
 // rowTypeNames are their names in the schema.
-var rowTypeNames = [rowSets]string{"made_row", "file_row", "dir_row", "delta_row", "name_row", "name_row", "hint_row", "xattr_row",
-	"cut_row", "extent_row", "blob_row", "version_row", "nameless_row", "usage_row", "actor_row", "record_row"}
+var rowTypeNames = [rowSets + 1]string{"made_row", "file_row", "dir_row", "delta_row", "name_row", "name_row", "hint_row", "xattr_row",
+	"cut_row", "extent_row", "blob_row", "version_row", "nameless_row", "usage_row", "actor_row", "record_row", "wave"}
 
 // historyUID stands for history in rows of usage.
 const historyUID = -1
@@ -42,44 +43,107 @@ const historyUID = -1
 // buffers from batch to batch.
 type encoder struct {
 	s     *Store
-	sets  [rowSets]rowSet
-	waves []int64 // last change of each wave
+	sets  [rowSets + 1]rowSet
 	out   []meta.Outcome
-	index []int // of the batch's changes: which were encoded
-	made  []int64
-	fresh []meta.Actor // actors that get a row with this batch, and their numbers
-	ids   []int64
+	index []int   // of the batch's changes: which were encoded
+	made  []int64 // per encoded change: bytes of a new inode
+	fresh []meta.Actor
+	ids   []int64 // numbers of the actors that get a row with this batch (fresh)
 
 	digests []byte
-	keys    waveKeys
+	wave    wave
 }
 
-// encode fills the encoder. Changes that contradict themselves get their
-// outcome here and are left out.
-func (e *encoder) encode(b *meta.Batch) error {
+// wave gathers what a run of changes has once.
+type wave struct {
+	keys   waveKeys
+	lo     int64
+	begin  [rowSets]uint32 // rows of each kind before it
+	deltas map[meta.Ino]dirSum
+	dirs   []meta.Ino // keys of deltas in order
+	usage  map[int64]usageDelta
+	uids   []int64 // keys of usage in order
+	reused map[meta.BlobID]bool
+	moved  int64
+}
+
+// dirSum is what the names of a wave do to a directory.
+type dirSum struct {
+	meta.DirDelta
+	last int64 // change that touched it last
+}
+
+// usageDelta is what a wave changes in one user's counters.
+type usageDelta struct{ inodes, bytes int64 }
+
+// encode fills the encoder; with careful each change is a wave of its own.
+// Changes that contradict themselves get their outcome here and are left out.
+func (e *encoder) encode(b *meta.Batch, careful bool) error {
 	for i := range e.sets {
 		e.sets[i].reset()
 	}
 	e.out = make([]meta.Outcome, len(b.Changes))
-	e.index, e.made, e.waves, e.digests = e.index[:0], e.made[:0], e.waves[:0], e.digests[:0]
-	e.fresh, e.ids = e.fresh[:0], e.ids[:0]
-	e.keys.reset()
+	e.index, e.made, e.digests, e.fresh, e.ids = e.index[:0], e.made[:0], e.digests[:0], e.fresh[:0], e.ids[:0]
+	e.beginWave(0)
 	for i, c := range b.Changes {
 		if !consistent(c) {
 			e.out[i].Err = meta.E("commit", c.Record.Ino, c.Record.Name, meta.KindInvalid, nil)
 			continue
 		}
 		n := int64(len(e.index))
-		if len(b.Changes) > 1 && !e.keys.fits(c) {
-			e.waves = append(e.waves, n-1)
+		if len(b.Changes) > 1 && (!e.wave.keys.fits(c) || careful && n > 0) {
+			e.endWave(n - 1)
+			e.beginWave(n)
 		}
 		if err := e.change(n, c, b.Session); err != nil {
 			return err
 		}
 		e.index = append(e.index, i)
 	}
-	e.waves = append(e.waves, int64(len(e.index))-1)
+	if len(e.index) > 0 {
+		e.endWave(int64(len(e.index)) - 1)
+	}
 	return nil
+}
+
+// beginWave begins a wave with change lo, whose keys may be there already.
+func (e *encoder) beginWave(lo int64) {
+	w := &e.wave
+	if lo == 0 {
+		w.keys.reset()
+	}
+	if w.deltas == nil {
+		w.deltas, w.usage, w.reused = make(map[meta.Ino]dirSum), make(map[int64]usageDelta), make(map[meta.BlobID]bool)
+	}
+	clear(w.deltas)
+	clear(w.usage)
+	clear(w.reused)
+	w.lo, w.moved, w.dirs, w.uids = lo, 0, w.dirs[:0], w.uids[:0]
+	for i := range w.begin {
+		w.begin[i] = e.sets[i].n
+	}
+}
+
+// endWave writes the rows that the wave has once, and the wave itself.
+func (e *encoder) endWave(hi int64) {
+	w := &e.wave
+	for _, ino := range w.dirs {
+		d, r := w.deltas[ino], &e.sets[rowDelta]
+		r.row(5)
+		r.ints(d.last, e.s.k(int64(ino)), d.Entries, d.Nlink, d.Time)
+		r.end()
+	}
+	for _, uid := range w.uids {
+		u, r := w.usage[uid], &e.sets[rowUsage]
+		r.row(4)
+		r.ints(hi, uid, u.inodes, u.bytes)
+		r.end()
+	}
+	rows := func(kind int) int64 { return int64(e.sets[kind].n - w.begin[kind]) }
+	r := &e.sets[rowWave]
+	r.row(9)
+	r.ints(w.lo, hi, rows(rowFile), rows(rowDir), rows(rowDelta), rows(rowEnded), rows(rowExtent), int64(len(w.reused)), w.moved)
+	r.end()
 }
 
 // consistent looks at what of a change can be judged without the store.
@@ -151,10 +215,7 @@ func (e *encoder) change(n int64, c *meta.Change, session int64) error {
 	}
 	e.names(n, c)
 	for _, d := range c.Dirs {
-		r := &e.sets[rowDelta]
-		r.row(5)
-		r.ints(n, e.s.k(int64(d.Ino)), d.Entries, d.Nlink, d.Time)
-		r.end()
+		e.delta(n, d)
 	}
 	for i := range c.Xattrs {
 		x, r := &c.Xattrs[i], &e.sets[rowXattr]
@@ -190,7 +251,7 @@ func (e *encoder) makeInode(n int64, c *meta.Change, ic *meta.InodeChange, bytes
 		a.Entries, a.Atime, a.Mtime, a.Ctime, a.Btime, parent, cookie, a.Creator, e.contentRev(a, a.IsDir()), a.Version)
 	r.name(ic.Target)
 	r.end()
-	e.book(n, a, 1, bytes)
+	e.book(a, 1, bytes)
 }
 
 // contentRev is a content revision as the schema has it: -1 for the change's own.
@@ -201,16 +262,28 @@ func (e *encoder) contentRev(a *meta.Attr, own bool) int64 {
 	return e.s.k(int64(a.ContentRev))
 }
 
+// delta adds to what the wave does to a directory.
+func (e *encoder) delta(n int64, d meta.DirDelta) {
+	w := &e.wave
+	sum, ok := w.deltas[d.Ino]
+	if !ok {
+		w.dirs = append(w.dirs, d.Ino)
+	}
+	w.deltas[d.Ino] = dirSum{meta.DirDelta{Entries: sum.Entries + d.Entries, Nlink: sum.Nlink + d.Nlink, Time: d.Time}, n}
+}
+
 // book counts an image for its owner while it has a name, for history else.
-func (e *encoder) book(n int64, a *meta.Attr, sign, bytes int64) {
+func (e *encoder) book(a *meta.Attr, sign, bytes int64) {
 	uid, inodes := int64(a.UID), sign
 	if a.Nlink == 0 {
 		uid, inodes = historyUID, 0
 	}
-	r := &e.sets[rowUsage]
-	r.row(4)
-	r.ints(n, uid, inodes, bytes)
-	r.end()
+	w := &e.wave
+	u, ok := w.usage[uid]
+	if !ok {
+		w.uids = append(w.uids, uid)
+	}
+	w.usage[uid] = usageDelta{u.inodes + inodes, u.bytes + bytes}
 }
 
 // bit is a boolean as the schema has it.
@@ -255,8 +328,8 @@ func (e *encoder) setDir(n int64, c *meta.Change, ic *meta.InodeChange) {
 	}
 	r.end()
 	if a.UID != b.UID || (a.Nlink > 0) != (b.Nlink > 0) {
-		e.book(n, b, -1, 0)
-		e.book(n, a, 1, 0)
+		e.book(b, -1, 0)
+		e.book(a, 1, 0)
 	}
 }
 
@@ -319,6 +392,8 @@ func (e *encoder) content(n int64, cc *meta.ContentChange) (grow int64) {
 			_, known := uses[ext.Blob.ID]
 			if known {
 				uses[ext.Blob.ID]++
+			} else {
+				e.wave.reused[ext.Blob.ID] = true
 			}
 			x.row(7)
 			x.ints(n, ino, ext.Off, ext.Len)
@@ -363,6 +438,9 @@ func (e *encoder) version(n int64, c *meta.Change, actor int64) {
 	}
 	if v.New && v.N == 1 && v.Size == 0 && slices.ContainsFunc(c.Inodes, func(ic meta.InodeChange) bool { return ic.Before == nil && ic.After.Ino == v.Ino }) {
 		return // implied by the inode's row until the file changes
+	}
+	if !v.New {
+		e.wave.moved++
 	}
 	r := &e.sets[rowVersion]
 	r.row(7)

@@ -49,7 +49,7 @@ var reasons = map[int64]string{
 	1: "the inode exists", 2: "the inode changed meanwhile", 3: "the directory is gone, not empty, or changed meanwhile",
 	4: "the directory is gone", 5: "the name refers to something else", 6: "the name exists", 7: "a blob is missing or condemned",
 	8: "there is no such version", 9: "the version exists", 10: "the content changed meanwhile", 11: "something changed twice",
-	12: "other attributes changed meanwhile",
+	12: "other attributes changed meanwhile", 13: "the directory would lie below itself",
 }
 
 // reasonInvalid is a change that no state could accept.
@@ -90,7 +90,7 @@ func (s *Store) commit(ctx context.Context, b *meta.Batch) ([]meta.Outcome, erro
 		return nil, err
 	}
 	e := &s.enc
-	if err := e.encode(b); err != nil {
+	if err := e.encode(b, false); err != nil {
 		return nil, err
 	}
 	if len(e.index) == 0 {
@@ -98,6 +98,9 @@ func (s *Store) commit(ctx context.Context, b *meta.Batch) ([]meta.Outcome, erro
 	}
 	raw, err := s.send(ctx, b, false)
 	if code := codeOf(err); code == codeGuard || code == codeUnique {
+		if err := e.encode(b, true); err != nil {
+			return nil, err
+		}
 		raw, err = s.send(ctx, b, true)
 	}
 	if err != nil {
@@ -169,7 +172,7 @@ func (s *Store) send(ctx context.Context, b *meta.Batch, careful bool) ([]int64,
 			raw, committed, err = s.settle(ctx, seq)
 			if err != nil {
 				st.doubt = &doubt{seq}
-				return nil, fmt.Errorf("the connection broke and the outcome is not known yet; it may have happened: %w", err)
+				return nil, meta.E("commit", 0, "", meta.KindIO, fmt.Errorf("the connection broke and the outcome is not known yet; it may have happened: %w", err))
 			}
 			st.seq = seq
 			if committed {
@@ -241,7 +244,7 @@ func (s *Store) callOn(ctx context.Context, c *pgconn.PgConn, b *meta.Batch, seq
 	e := &s.enc
 	params := [][]byte{
 		encodeInt(s.zone), encodeInt(s.k(b.Session)), encodeInt(b.Epoch), encodeInt(s.batches.seq), encodeInt(seq), encodeInt(int64(len(e.index))),
-		encodeInts(e.waves), encodeBool(careful), encodeBool(s.o.Strict), encodeInt(s.k(int64(b.Barrier))), s.chained, e.digests, e.batch(types),
+		e.sets[rowWave].appendArray(nil, types.rows[rowWave]), encodeBool(careful), encodeBool(s.o.Strict), encodeInt(s.k(int64(b.Barrier))), s.chained, e.digests, e.batch(types),
 	}
 	s.trips.n.Add(1)
 	r := c.ExecPrepared(ctx, commitName, params, []int16{pgx.BinaryFormatCode}, []int16{pgx.BinaryFormatCode}).Read()
@@ -261,11 +264,11 @@ func (s *Store) callOn(ctx context.Context, c *pgconn.PgConn, b *meta.Batch, seq
 // batch puts the rows together as one composite value.
 func (e *encoder) batch(t *batchTypes) []byte {
 	size := 4
-	for i := range e.sets {
-		size += 28 + len(e.sets[i].b)
+	for i := range rowSets {
+		size += 8 + arrayHeader + len(e.sets[i].b)
 	}
 	out := binary.BigEndian.AppendUint32(make([]byte, 0, size), rowSets)
-	for i := range e.sets {
+	for i := range rowSets {
 		out = e.sets[i].appendTo(out, t.rows[i])
 	}
 	return out

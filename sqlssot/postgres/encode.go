@@ -100,7 +100,14 @@ func (r *rowSet) appendTo(b []byte, t rowType) []byte {
 	if r.n == 0 {
 		return binary.BigEndian.AppendUint32(b, nullField)
 	}
-	b = binary.BigEndian.AppendUint32(b, uint32(20+len(r.b)))
+	b = binary.BigEndian.AppendUint32(b, uint32(arrayHeader+len(r.b)))
+	return r.appendArray(b, t)
+}
+
+const arrayHeader = 20 // bytes before the elements of an array
+
+// appendArray appends the set as an array.
+func (r *rowSet) appendArray(b []byte, t rowType) []byte {
 	for _, v := range [...]uint32{1, 0, t.elem, r.n, 1} { // dimensions, no NULLs, type, length, first index
 		b = binary.BigEndian.AppendUint32(b, v)
 	}
@@ -114,19 +121,6 @@ func encodeBool(v bool) []byte {
 		return []byte{1}
 	}
 	return []byte{0}
-}
-
-// encodeInts is a bigint array in binary format.
-func encodeInts(values []int64) []byte {
-	b := make([]byte, 0, 20+12*len(values))
-	for _, v := range [...]uint32{1, 0, oidInt8, uint32(len(values)), 1} {
-		b = binary.BigEndian.AppendUint32(b, v)
-	}
-	for _, v := range values {
-		b = binary.BigEndian.AppendUint32(b, 8)
-		b = binary.BigEndian.AppendUint64(b, uint64(v))
-	}
-	return b
 }
 
 var errFormat = errors.New("the server answered in an unknown format")

@@ -16,6 +16,7 @@ const (
 	codeGuard     = "NX001" // a guard failed; the message is the reason's number
 	codeFenced    = "NX003"
 	codeAbandoned = "NX004"
+	codeLost      = "NX005" // the server lost commits
 
 	codeUnique        = "23505"
 	codeReadOnly      = "25006"
@@ -95,6 +96,10 @@ func explainServer(pg *pgconn.PgError) (meta.Kind, string) {
 		return meta.KindConflict, ""
 	case codeFenced:
 		return meta.KindFenced, ""
+	case codeLost:
+		return meta.KindDamaged, lostText
+	case codeAbandoned:
+		return meta.KindIO, "another attempt of this batch was given up"
 	case codeDiskFull:
 		return meta.KindNoSpace, "the disk of the PostgreSQL server is full"
 	case codePrivilege:
@@ -118,6 +123,9 @@ func explainServer(pg *pgconn.PgError) (meta.Kind, string) {
 	}
 	return meta.KindIO, ""
 }
+
+// lostText explains that a session's newest batch is gone (P15).
+const lostText = "the server has lost commits: it was stopped before they were on its disk, or another server took its place; mount again"
 
 // errPoolBusy says that no connection became free in time.
 var errPoolBusy = errors.New("all connections of the pool are in use: raise the pool's size, or see what holds them up (pg_stat_activity)")

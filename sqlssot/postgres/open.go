@@ -212,7 +212,7 @@ func (s *Store) commitIn(ctx context.Context, tx pgx.Tx, c *meta.Change) error {
 	s.batches = batchState{}
 	defer func() { s.batches = kept }()
 	b := &meta.Batch{Changes: []*meta.Change{c}}
-	if err := s.enc.encode(b); err != nil {
+	if err := s.enc.encode(b, false); err != nil {
 		return err
 	}
 	if _, err := s.callOn(ctx, tx.Conn().PgConn(), b, 1, false); err != nil {

@@ -356,8 +356,17 @@ func (r *rewinder) usage(sign int) error {
 
 // bookUsage books the difference that the rewind made.
 func (r *rewinder) bookUsage() error {
-	_, err := exec(r.ctx, r.tx, `UPDATE counters SET inodes=inodes+x.total[1],bytes=bytes+x.total[2],history=history+x.total[3]
-		FROM (SELECT book_usage($1,array_agg(ROW(0,uid,inodes,bytes)::usage_row)) AS total FROM moved_usage) x
-		WHERE zone=$1 AND kind=0 AND id=0`, r.s.zone)
-	return err
+	for _, sql := range []string{
+		`INSERT INTO counters(zone,kind,id,inodes,bytes) SELECT $1,1,uid,sum(inodes),sum(bytes) FROM moved_usage WHERE uid>=0 GROUP BY uid
+			ON CONFLICT (zone,kind,id) DO UPDATE SET inodes=counters.inodes+excluded.inodes,bytes=counters.bytes+excluded.bytes`,
+		`UPDATE counters c SET inodes=c.inodes+x.inodes,bytes=c.bytes+x.bytes,history=c.history+x.history FROM (
+			SELECT coalesce(sum(inodes),0) AS inodes,coalesce(sum(bytes) FILTER (WHERE uid>=0),0) AS bytes,
+				coalesce(sum(bytes) FILTER (WHERE uid<0),0) AS history FROM moved_usage) x
+			WHERE c.zone=$1 AND c.kind=0 AND c.id=0`,
+	} {
+		if _, err := exec(r.ctx, r.tx, sql, r.s.zone); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -200,7 +200,7 @@ func (s *Store) Sync(ctx context.Context) error {
 		})
 	})
 	if err == nil && seq < st.seq {
-		err = meta.E("sync", 0, "", meta.KindDamaged, errors.New("the server has lost commits: it was stopped before they were on its disk, or another server took its place"))
+		err = meta.E("sync", 0, "", meta.KindDamaged, errors.New(lostText))
 	}
 	return classify("sync", 0, "", err)
 }

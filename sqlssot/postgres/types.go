@@ -11,7 +11,7 @@ import (
 const typesKey = "nexusfs.types"
 
 // batchTypes are the types of a batch's rows in this database.
-type batchTypes struct{ rows [rowSets]rowType }
+type batchTypes struct{ rows [rowSets + 1]rowType }
 
 // prepareCommit makes a new connection ready for batches.
 func prepareCommit(ctx context.Context, c *pgx.Conn) error {
