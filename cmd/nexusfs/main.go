@@ -1,7 +1,7 @@
 // Command nexusfs mounts a filesystem whose metadata lives in SQL, and talks
 // to the daemons that serve such mounts. One verb per file; control.go has the
-// protocol between a command and a daemon; wiring.go is the one place where
-// the rooms (fusefs, meta, sqlssot, content) meet.
+// protocol between a command and a daemon; wiring.go is where the rooms
+// (fusefs, meta, sqlssot, content) meet, wiringmigrate.go where two stores do.
 package main
 
 import (
@@ -50,6 +50,7 @@ func verbs() []verb {
 		{groupStore, fsckVerb},
 		{groupStore, gcVerb},
 		{groupStore, purgeVerb},
+		{groupStore, migrateVerb},
 		{groupOther, versionVerb},
 		{groupOther, mountHelperVerb},
 		{groupOther, manVerb},

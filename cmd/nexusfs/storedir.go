@@ -34,7 +34,8 @@ const (
 )
 
 // formatMark is the content of the file format. State is "new" until the
-// database exists: only then may a missing database be made.
+// database exists: only then may a missing database be made. It is "migrating"
+// until everything is there that is copied into the store.
 type formatMark struct {
 	Product string    `json:"product"`
 	Version int       `json:"version"`
@@ -47,14 +48,24 @@ type formatMark struct {
 type storeState uint8
 
 const (
-	storeReady  storeState = iota
-	storeNew               // marked, never opened: a creation that was cut short
-	storeAbsent            // missing or empty: mount may make a store here
+	storeReady     storeState = iota
+	storeNew                  // marked, never opened: a creation that was cut short
+	storeAbsent               // missing or empty: mount may make a store here
+	storeMigrating            // the target of a migration that has not come to its end
 )
 
 // inspect looks at the directory and changes nothing. An error is a sentence
 // with exitStore.
 func (d storeDir) inspect() (storeState, error) {
+	state, err := d.inspectTarget()
+	if err == nil && state == storeMigrating {
+		return 0, fail(exitStore, "the migration into %s has not come to its end: run it again (nexusfs migrate FROM %s), or remove the directory", escapeName(string(d)), shellQuote(string(d)))
+	}
+	return state, err
+}
+
+// inspectTarget is inspect for migrate, which goes on with its own target.
+func (d storeDir) inspectTarget() (storeState, error) {
 	entries, err := os.ReadDir(string(d))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -90,8 +101,11 @@ func (d storeDir) inspectMarked(names map[string]bool) (storeState, error) {
 	if mark.Version > formatVersion {
 		return 0, fail(exitStore, "the store %s has format %d and this nexusfs knows up to %d: use a newer nexusfs", escapeName(string(d)), mark.Version, formatVersion)
 	}
-	if mark.State == "new" {
+	switch mark.State {
+	case "new":
 		return storeNew, nil
+	case "migrating":
+		return storeMigrating, nil
 	}
 	for _, part := range []string{"meta.db", "content"} {
 		if !names[part] {
@@ -137,6 +151,12 @@ func (d storeDir) readMark() (formatMark, error) {
 // holds the lock.
 func (d storeDir) markNew(now time.Time) error {
 	return d.writeMark(formatMark{Product: formatProduct, Version: formatVersion, State: "new", Created: now.UTC()})
+}
+
+// markMigrating writes the file format of a migration's target. The caller
+// holds the lock.
+func (d storeDir) markMigrating(now time.Time) error {
+	return d.writeMark(formatMark{Product: formatProduct, Version: formatVersion, State: "migrating", Created: now.UTC()})
 }
 
 // markReady says that the store is whole, and what is kept of its history. The

@@ -22,7 +22,8 @@ import (
 //	                           \-> sqlssot/sqlite  the truth, one transaction
 //	                            -> hooks           cache invalidation, followers of the log
 //
-// No other file of this package imports a room but meta.
+// No other file of this package imports a room but meta, and wiringmigrate.go,
+// where two stores meet.
 
 // engineOptions say which store to open, and for what.
 type engineOptions struct {
