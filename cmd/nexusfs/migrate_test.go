@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -13,7 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"nexusfs/content/local"
 	"nexusfs/meta"
+	"nexusfs/sqlssot/sqlite"
+	"nexusfs/sqlssot/transfer"
 )
 
 // richStore makes a store that has something in every table: small, middle and
@@ -227,6 +231,78 @@ func TestMigrateRefusesWhatAKilledDaemonLeft(t *testing.T) {
 	openTestEngine(t, killed).Close()
 	if out, code := command(t, "migrate", killed, filepath.Join(t.TempDir(), "x")); code != 0 {
 		t.Errorf("after its successor: %d %s", code, out)
+	}
+}
+
+// TestMigrateKilledBehindItsLastTransaction: the database is whole, the
+// directory's mark is not written.
+func TestMigrateKilledBehindItsLastTransaction(t *testing.T) {
+	src, dst := testStore(t, nil), filepath.Join(t.TempDir(), "copy")
+	if out, code := command(t, "migrate", src, dst); code != 0 {
+		t.Fatalf("migrate: %d %s", code, out)
+	}
+	if err := storeDir(dst).markMigrating(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := command(t, "log", dst); code != exitStore {
+		t.Errorf("before the second run: %d %s", code, out)
+	}
+	if out, code := command(t, "migrate", src, dst); code != 0 || !strings.Contains(out, "already") {
+		t.Errorf("the second run: %d %s", code, out)
+	}
+	if out, code := command(t, "log", dst); code != 0 {
+		t.Errorf("after it: %d %s", code, out)
+	}
+}
+
+// TestMigrateBesideOtherZones: in a database with other zones the copy gets
+// other numbers, and from there it goes back into a database of its own.
+func TestMigrateBesideOtherZones(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	shared := filepath.Join(dir, "shared.db")
+	other, err := sqlite.Create(ctx, sqlite.Options{Path: shared, Zone: "other", Mode: 0o755})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	src, err := openSource(ctx, &target{store: storeDir(richStore(t, 50))}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.close()
+	var rows transfer.Source = src.rows
+	content := src.content
+	for i, path := range []string{shared, filepath.Join(dir, "alone.db")} {
+		to, err := sqlite.OpenTarget(ctx, sqlite.Options{Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		blobs, err := local.Open(ctx, local.Options{Dir: path + ".content"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer blobs.Close()
+		res, err := transfer.Run(ctx, transfer.Options{Source: rows, Target: to, From: content, To: blobs})
+		if err = errors.Join(err, to.Close()); err != nil {
+			t.Fatalf("to %s: %v", path, err)
+		}
+		if res.Rows == 0 || res.Copied.Rows != res.Rows {
+			t.Errorf("to %s: %+v", path, res)
+		}
+		db, err := sqlite.Open(ctx, sqlite.Options{Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		if err := db.Verify(ctx, func(f meta.Finding) { t.Errorf("in %s: %+v", path, f) }); err != nil {
+			t.Error(err)
+		}
+		if o, err := db.Origin(ctx); err != nil || !o.Same(src.origin) || o.Numbers.Zone != 1 {
+			t.Errorf("copy %d: %+v, %v; want the origin %+v in zone 1", i, o, err, src.origin)
+		}
+		rows, content = db, blobs
 	}
 }
 
