@@ -214,7 +214,7 @@ func TestDamagedContentIsFound(t *testing.T) {
 }
 
 // daemonWithoutMount serves the control protocol as a daemon does.
-func daemonWithoutMount(t *testing.T, store string) *engine {
+func daemonWithoutMount(t testing.TB, store string) *engine {
 	t.Helper()
 	d := storeDir(store)
 	lock, err := lockExclusive(t.Context(), d, holder{PID: os.Getpid(), Role: "mount", Mountpoint: "/nowhere", Control: d.file("control.sock")})

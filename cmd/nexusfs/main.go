@@ -51,6 +51,8 @@ func verbs() []verb {
 		{groupStore, gcVerb},
 		{groupStore, purgeVerb},
 		{groupStore, migrateVerb},
+		{groupStore, dumpVerb},
+		{groupStore, loadVerb},
 		{groupOther, versionVerb},
 		{groupOther, mountHelperVerb},
 		{groupOther, manVerb},

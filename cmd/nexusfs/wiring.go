@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"hash"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"nexusfs/content"
 	"nexusfs/content/local"
 	"nexusfs/fusefs"
 	"nexusfs/hooks"
@@ -160,6 +162,9 @@ func mountFUSE(e *engine, spec *mountSpec, control string, log *slog.Logger) (fu
 	}
 	return s, nil
 }
+
+// newContentHash hashes a file's content whole, for dump and load.
+func newContentHash() hash.Hash { return content.NewHash() }
 
 // settleKernel waits until what a command changed is out of the kernel's caches.
 func (e *engine) settleKernel(ctx context.Context) error {
