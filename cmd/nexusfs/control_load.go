@@ -24,7 +24,8 @@ import (
 // somebody can always go on.
 
 const (
-	loadWorkers  = 64
+	loadWorkers  = 512       // lines under way: two batches of the commit path
+	loadMemory   = 32 << 20  // bytes of content under way
 	loadBuffered = 256 << 10 // content that is handed to a worker; more is stored as it arrives
 	loadMade     = 0o755     // permissions of directories that no line made
 )
@@ -58,6 +59,7 @@ type loader struct {
 	sparse    bool
 	jobs      chan *loadJob
 	busy      sync.WaitGroup // lines that are handed out and not done
+	memory    byteGate
 
 	// Of the goroutine that hands out the lines.
 	dirs     map[string]*promise // by path from the base: what lines made, or found
@@ -117,7 +119,7 @@ func (c *control) load(ctx context.Context, r *http.Request, s *sender) (loadEnd
 	l := &loader{
 		c: c, s: s, by: by, now: time.Now().UnixNano(),
 		overwrite: r.FormValue("overwrite") == "true", sparse: r.FormValue("sparse") == "true",
-		jobs: make(chan *loadJob, loadWorkers), dirs: map[string]*promise{}, links: map[uint64]*promise{},
+		jobs: make(chan *loadJob, loadWorkers), memory: newByteGate(loadMemory), dirs: map[string]*promise{}, links: map[uint64]*promise{},
 	}
 	if err := l.openBase(ctx, r.FormValue("path")); err != nil {
 		return loadEnd{}, err
@@ -127,6 +129,7 @@ func (c *control) load(ctx context.Context, r *http.Request, s *sender) (loadEnd
 		wg.Go(func() {
 			for j := range l.jobs {
 				l.do(ctx, j)
+				l.memory.give(len(j.content))
 				l.busy.Done()
 			}
 		})
@@ -242,6 +245,7 @@ func (l *loader) handOut(ctx context.Context, j *loadJob, line []byte, in *bufio
 		}
 		l.depend(ctx, j)
 		if !large {
+			l.memory.take(len(j.content))
 			l.busy.Add(1)
 			l.jobs <- j
 			return nil
@@ -319,6 +323,35 @@ func (l *loader) count(fn func(*loadEnd)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fn(&l.end)
+}
+
+// byteGate bounds bytes of memory.
+type byteGate struct {
+	mu    *sync.Mutex
+	freed *sync.Cond
+	free  int // guarded by mu
+}
+
+func newByteGate(n int) byteGate {
+	mu := new(sync.Mutex)
+	return byteGate{mu: mu, freed: sync.NewCond(mu), free: n}
+}
+
+// take waits for n bytes, which are fewer than the gate has.
+func (g *byteGate) take(n int) {
+	g.mu.Lock()
+	for g.free < n {
+		g.freed.Wait()
+	}
+	g.free -= n
+	g.mu.Unlock()
+}
+
+func (g *byteGate) give(n int) {
+	g.mu.Lock()
+	g.free += n
+	g.mu.Unlock()
+	g.freed.Signal()
 }
 
 // stopped reports whether an error ended the load; the first line behind it is noted.

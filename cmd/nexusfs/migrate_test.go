@@ -404,8 +404,8 @@ func TestMigrateSurvivesKills(t *testing.T) {
 	src := richStore(t, 3000)
 	straight := filepath.Join(t.TempDir(), "straight")
 	start := time.Now()
-	if out, code := command(t, "migrate", src, straight); code != 0 {
-		t.Fatalf("migrate: %d %s", code, out)
+	if out, err := exec.Command(bin, "--config", emptyConfig(t), "migrate", src, straight).CombinedOutput(); err != nil {
+		t.Fatalf("migrate: %v\n%s", err, out)
 	}
 	whole := time.Since(start)
 	dst := filepath.Join(t.TempDir(), "killed")
