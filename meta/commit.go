@@ -77,6 +77,9 @@ type Result struct {
 // KindFenced, KindReadOnly or KindShutdown; then nothing was changed (I8).
 func (fs *FS) commit(ctx context.Context, c Caller, origin Origin, p plan) (Result, error) {
 	r := requests.Get().(*request)
+	if c.Origin != OriginKernel {
+		origin = c.Origin
+	}
 	r.plan, r.origin, r.lead, r.err, r.change, r.rev, r.tries = p, origin, false, nil, nil, 0, 0
 	r.actor = c.Actor()
 	r.actor.Node, r.actor.Agent, r.actor.Task = fs.o.Node, fs.o.Agent, fs.o.Task

@@ -81,6 +81,7 @@ type route struct {
 func routes() []route {
 	return []route{
 		{"GET /v1/status", unary((*control).status)},
+		{"POST /v1/probe", unary((*control).probe)},
 		{"POST /v1/sync", unary((*control).sync)},
 		{"POST /v1/umount", unary((*control).unmount)},
 		{"GET /v1/log", stream((*control).records)},

@@ -47,6 +47,7 @@ func verbs() []verb {
 		{groupHistory, deletedVerb},
 		{groupHistory, sqlVerb},
 		{groupStore, storeVerb},
+		{groupStore, doctorVerb},
 		{groupStore, fsckVerb},
 		{groupStore, gcVerb},
 		{groupStore, purgeVerb},

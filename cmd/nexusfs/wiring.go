@@ -222,7 +222,7 @@ func storeOpenError(d storeDir, err error) error {
 // actor says who asked for a command, as the kernel attests it.
 func (c *control) caller(ctx context.Context) meta.Caller {
 	p := peerFrom(ctx)
-	return meta.Caller{UID: p.UID, GID: p.GID, PID: p.PID, Resolve: func(by meta.Caller) meta.Actor {
+	return meta.Caller{UID: p.UID, GID: p.GID, PID: p.PID, Origin: meta.OriginCommand, Resolve: func(by meta.Caller) meta.Actor {
 		host, _ := identity()
 		exe, _ := os.Readlink(filepath.Join("/proc", pidString(by.PID), "exe")) // another user's process stays unnamed
 		return meta.Actor{
