@@ -18,7 +18,7 @@ type Type uint8
 // The types, and what a Row holds for each; nil stands for NULL.
 const (
 	Int   Type = iota // int64
-	Text              // string
+	Text              // string of any bytes; an engine whose text holds fewer may store bytes
 	Bytes             // []byte, not nil
 )
 

@@ -22,15 +22,16 @@ type Origin struct {
 	Head     [32]byte `json:"head"`    // and chain head
 	Sessions int64    `json:"sessions"`
 
-	Numbers Numbers `json:"numbers"`
-	LastRow int64   `json:"last_blob"` // highest number of a blob's row, without Numbers.Blob
-	Open    int64   `json:"-"`         // sessions that have not ended in order
+	Numbers   Numbers `json:"numbers"`
+	LastBlob  int64   `json:"last_blob"`  // highest number of a blob's row, without Numbers.Blob
+	LastActor int64   `json:"last_actor"` // highest number of an actor, without the zone's
+	Open      int64   `json:"-"`          // sessions that have not ended in order
 }
 
 // Same reports whether two zones are the same, in the same state, wherever
 // they lie.
 func (o Origin) Same(p Origin) bool {
-	o.Numbers, o.LastRow, o.Open = p.Numbers, p.LastRow, p.Open
+	o.Numbers, o.LastBlob, o.LastActor, o.Open = p.Numbers, p.LastBlob, p.LastActor, p.Open
 	return o == p
 }
 
@@ -56,7 +57,9 @@ type Target interface {
 	// Begin makes room for a zone: its row (of ZoneTable, with the origin's
 	// numbers) under a name that nobody can open, and the origin. In an empty
 	// database the zone keeps its numbers; in another one it gets the next free
-	// ones, and nobody else gets those. When the zone of the same origin was
+	// ones, and nobody else gets those: an engine that does not look for the
+	// highest number of a blob or an actor before it gives the next one away skips
+	// those up to LastBlob and LastActor. When the zone of the same origin was
 	// begun before, Begin changes nothing and begun says so; done says that it
 	// was finished. KindExist when the database has a zone of this name, begun
 	// or finished, of another origin.
