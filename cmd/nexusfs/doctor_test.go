@@ -128,7 +128,7 @@ func TestDoctorOnStores(t *testing.T) {
 		}, []string{"--write"}, "daemon", healthOK, "answered in"},
 		{"a migration's target", func(t *testing.T) string {
 			dir := t.TempDir()
-			if err := storeDir(dir).markMigrating(time.Now()); err != nil {
+			if err := storeDir(dir).markMigrating(time.Now(), ""); err != nil {
 				t.Fatal(err)
 			}
 			return dir

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -234,6 +235,127 @@ func TestMigrateRefusesWhatAKilledDaemonLeft(t *testing.T) {
 	}
 }
 
+// TestMigrateContent: to another directory, of a new store or of the same one,
+// and back, and what is refused.
+func TestMigrateContent(t *testing.T) {
+	src := richStore(t, 20)
+	want := everything(t, src)
+	base := t.TempDir()
+	copied, outside, second := filepath.Join(base, "copy"), filepath.Join(base, "outside"), filepath.Join(base, "second")
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mounted := testStore(t, nil)
+	daemonWithoutMount(t, mounted)
+	for _, tc := range []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"nothing to do", []string{src}, exitUsage, "--content DIR"},
+		{"into itself", []string{src, "--content", filepath.Join(src, "x")}, exitUsage, "inside of each other"},
+		{"into what is full", []string{src, "--content", full}, exitStore, "is not empty"},
+		{"a copy into what is full", []string{src, copied + "x", "--content", full}, exitStore, "is not empty"},
+		{"of a mount", []string{mounted, "--content", second}, exitStore, "/nowhere"},
+		{"a dry run", []string{src, copied, "--content", outside, "--dry-run"}, 0, "nothing stands in the way"},
+		{"a copy", []string{src, copied, "--content", outside}, 0, "verified"},
+		{"another copy there", []string{src, copied + "2", "--content", outside}, exitStore, "is not empty"},
+		{"a dry run of moving", []string{copied, "--content", second, "--dry-run"}, 0, "would move"},
+		{"moving", []string{copied, "--content", second}, 0, outside},
+		{"moving where it is", []string{copied, "--content", second}, exitUsage, "already"},
+	} {
+		if out, code := command(t, append([]string{"migrate"}, tc.args...)...); code != tc.code || !strings.Contains(out, tc.want) {
+			t.Errorf("%s: code %d, want %d; %q, want it to contain %q", tc.name, code, tc.code, out, tc.want)
+		}
+	}
+	if err := os.RemoveAll(outside); err != nil {
+		t.Fatal(err)
+	}
+	if exists(filepath.Join(copied, "content")) {
+		t.Error("the copy has content in its directory, too")
+	}
+	if out, code := command(t, "fsck", copied); code != 0 {
+		t.Errorf("fsck: %d %s", code, out)
+	}
+	if got := everything(t, copied); got != want {
+		t.Errorf("the copy differs:\n%s", firstDifference(got, want))
+	}
+	e := openTestEngine(t, copied)
+	put(t, e.fs, meta.RootIno, "new", strings.Repeat("life goes on ", 5000))
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := command(t, "gc", copied); code != 0 {
+		t.Errorf("gc: %d %s", code, out)
+	}
+	if out, code := command(t, "fsck", copied); code != 0 {
+		t.Errorf("fsck after a mount: %d %s", code, out)
+	}
+}
+
+// TestMovingContentSurvivesKills: until a move has come to its end the store
+// cannot be used, and the same command goes on.
+func TestMovingContentSurvivesKills(t *testing.T) {
+	bin := filepath.Join(t.TempDir(), "nexusfs")
+	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	src := testStore(t, func(fs *meta.FS) {
+		for i := range 300 {
+			put(t, fs, meta.RootIno, fmt.Sprint(i), strings.Repeat(fmt.Sprint("content ", i), 20_000))
+		}
+	})
+	copied := filepath.Join(t.TempDir(), "copy")
+	start := time.Now()
+	if out, err := exec.Command(bin, "--config", emptyConfig(t), "migrate", src, copied).CombinedOutput(); err != nil {
+		t.Fatalf("migrate: %v\n%s", err, out)
+	}
+	whole := time.Since(start)
+	dst := filepath.Join(t.TempDir(), "moved")
+	kills, refused := 0, false
+	for after := whole / 10; ; after += whole / 20 {
+		cmd := exec.Command(bin, "--config", emptyConfig(t), "migrate", src, "--content", dst)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		timer := time.AfterFunc(after, func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
+		err := cmd.Wait()
+		timer.Stop()
+		if err == nil {
+			break
+		}
+		if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !ws.Signaled() {
+			if strings.Contains(out.String(), "already") {
+				break // killed behind its last step
+			}
+			t.Fatalf("migrate after %d kills: %v\n%s", kills, err, out.String())
+		}
+		if text, code := command(t, "log", src); code == exitStore && strings.Contains(text, "on its way to") {
+			refused = true
+		}
+		if kills++; kills > 200 {
+			t.Fatal("it never comes to its end")
+		}
+	}
+	t.Logf("%d kills; undisturbed a copy takes %v", kills, whole)
+	if kills < 2 || !refused {
+		t.Errorf("%d kills, refused in between: %v", kills, refused)
+	}
+	if err := os.RemoveAll(filepath.Join(src, "content")); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := command(t, "fsck", src); code != 0 {
+		t.Errorf("fsck: %d %s", code, out)
+	}
+	if got, want := mustDump(t, src, "--hash"), mustDump(t, copied, "--hash"); got != want {
+		t.Errorf("the store differs from its copy:\n%s", firstDifference(got, want))
+	}
+}
+
 // TestMigrateKilledBehindItsLastTransaction: the database is whole, the
 // directory's mark is not written.
 func TestMigrateKilledBehindItsLastTransaction(t *testing.T) {
@@ -241,7 +363,7 @@ func TestMigrateKilledBehindItsLastTransaction(t *testing.T) {
 	if out, code := command(t, "migrate", src, dst); code != 0 {
 		t.Fatalf("migrate: %d %s", code, out)
 	}
-	if err := storeDir(dst).markMigrating(time.Now()); err != nil {
+	if err := storeDir(dst).markMigrating(time.Now(), ""); err != nil {
 		t.Fatal(err)
 	}
 	if out, code := command(t, "log", dst); code != exitStore {
@@ -383,7 +505,7 @@ func interrupt(t *testing.T, src, dst, table string) {
 		t.Fatal(err)
 	}
 	defer s.close()
-	_, err = runMigration(ctx, s, &target{store: storeDir(dst)}, slog.New(slog.DiscardHandler), func(p progress) {
+	_, err = runMigration(ctx, s, &target{store: storeDir(dst)}, "", slog.New(slog.DiscardHandler), func(p progress) {
 		if p.Phase == "rows" && (table == "blobs" || p.Done > 250) || p.Phase == "content" && table == "blobs" {
 			cancel()
 		}

@@ -74,7 +74,11 @@ func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
 		return nil, err
 	}
 	e.closers = append(e.closers, db.Close)
-	blobs, err := local.Open(ctx, local.Options{Dir: o.dir.content(e.zone), ReadOnly: o.readOnly, Log: o.log})
+	location, err := o.dir.contentAt()
+	if err != nil {
+		return nil, err
+	}
+	blobs, err := openContent(ctx, location, o.readOnly, o.log)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +107,17 @@ func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
 	}
 	e.closers = append(e.closers, func() error { return e.fs.Close(context.Background()) })
 	return e, nil
+}
+
+// contentStore is a place of blobs that was opened.
+type contentStore interface {
+	meta.Content
+	Close() error
+}
+
+// openContent opens the place of blobs that a store's mark names: a directory.
+func openContent(ctx context.Context, location string, readOnly bool, log *slog.Logger) (contentStore, error) {
+	return local.Open(ctx, local.Options{Dir: location, ReadOnly: readOnly, Log: log})
 }
 
 // openDatabase opens the zone, or makes it in a store that was never opened.

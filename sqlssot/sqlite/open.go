@@ -281,8 +281,11 @@ func (s *Store) findZone() error {
 		found = true
 		return nil
 	}, s.zoneName)
-	if err != nil || found {
+	if err != nil {
 		return err
+	}
+	if found {
+		return s.refuseMoving()
 	}
 	begun, err := s.w.number("SELECT count(*) FROM zones WHERE name=?", s.zoneName+unfinished)
 	if err == nil && begun > 0 {

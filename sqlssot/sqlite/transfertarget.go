@@ -24,8 +24,8 @@ var _ transfer.Target = (*Target)(nil)
 const unfinished = " (migration not complete)"
 
 const (
-	targetCacheKiB   = 128 << 10
-	targetCheckpoint = 32 << 10 // pages in the log
+	bulkCacheKiB   = 128 << 10
+	bulkCheckpoint = 32 << 10 // pages in the log
 )
 
 // OpenTarget opens a database, made when there is none, to fill a zone of it.
@@ -39,6 +39,16 @@ func OpenTarget(ctx context.Context, o Options) (*Target, error) {
 			return nil, err
 		}
 	}
+	s, err := openBulk(o, sqlite.OpenCreate)
+	if err != nil {
+		return nil, err
+	}
+	return &Target{s}, nil
+}
+
+// openBulk opens a database for one writer who moves much: its commits are
+// durable, and it checkpoints by itself.
+func openBulk(o Options, create sqlite.OpenFlags) (*Store, error) {
 	if err := registerVFS(); err != nil {
 		return nil, meta.E("open", 0, o.Path, meta.KindIO, err)
 	}
@@ -47,44 +57,44 @@ func OpenTarget(ctx context.Context, o Options) (*Target, error) {
 	s.uri = dbURI(s.path, false, false)
 	s.readers.open = func() (*conn, error) { return s.openReader(sqlite.OpenReadWrite) }
 	s.scanners.open = s.readers.open
-	w, err := s.openConn(sqlite.OpenReadWrite|sqlite.OpenCreate, targetCacheKiB, openWait)
+	w, err := s.openConn(sqlite.OpenReadWrite|create, bulkCacheKiB, openWait)
 	if err != nil {
 		return nil, s.openError(err)
 	}
 	s.w = w
 	if err = s.prepareWriter(); err == nil {
-		err = w.script("PRAGMA synchronous=FULL") // a commit is durable: no log of its own is synced beside it
+		err = w.script("PRAGMA synchronous=FULL")
 	}
 	if err == nil {
-		err = w.script(fmt.Sprintf("PRAGMA wal_autocheckpoint=%d", targetCheckpoint))
+		err = w.script(fmt.Sprintf("PRAGMA wal_autocheckpoint=%d", bulkCheckpoint))
 	}
 	if err != nil {
 		return nil, errors.Join(s.openError(err), s.Close())
 	}
 	w.SetBusyTimeout(busyWait)
-	return &Target{s}, nil
+	return s, nil
 }
 
-// transaction runs fn on the writer's connection.
-func (t *Target) transaction(ctx context.Context, fn func(w *conn) error) error {
+// bulk runs fn in a transaction of openBulk's writer.
+func (s *Store) bulk(ctx context.Context, fn func(w *conn) error) error {
 	if err := interrupted(ctx, "migrate"); err != nil {
 		return err
 	}
-	t.writeMu.Lock()
-	defer t.writeMu.Unlock()
-	if err := t.writable("migrate"); err != nil {
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
+	if err := s.writable("migrate"); err != nil {
 		return err
 	}
-	err := t.w.do(stBegin)
+	err := s.w.do(stBegin)
 	if err == nil {
-		if err = fn(t.w); err == nil {
-			err = t.w.do(stCommit)
+		if err = fn(s.w); err == nil {
+			err = s.w.do(stCommit)
 		}
-		if err != nil && !t.w.AutocommitEnabled() {
-			err = errors.Join(err, t.w.do(stRollback))
+		if err != nil && !s.w.AutocommitEnabled() {
+			err = errors.Join(err, s.w.do(stRollback))
 		}
 	}
-	return classify("migrate", 0, t.path, err)
+	return classify("migrate", 0, s.path, err)
 }
 
 // Begin implements transfer.Target.
@@ -93,7 +103,7 @@ func (t *Target) Begin(ctx context.Context, o transfer.Origin, zone transfer.Row
 		return n, false, false, meta.E("migrate", 0, o.Name, meta.KindInvalid, fmt.Errorf(
 			"the target's zone would be %s: the chain of records is bound to the zone's name, so it has to stay", t.zoneName))
 	}
-	err = t.transaction(ctx, func(w *conn) error {
+	err = t.bulk(ctx, func(w *conn) error {
 		if n, begun, err = t.begun(w, o); err != nil || begun {
 			return err
 		}
@@ -206,12 +216,12 @@ func (t *Target) Last(ctx context.Context, table *transfer.Table) (key transfer.
 
 // Import implements transfer.Target. The rows are durable when it returns.
 func (t *Target) Import(ctx context.Context, table *transfer.Table, list []transfer.Row) error {
-	return t.transaction(ctx, func(w *conn) error { return insertRows(w, table, list) })
+	return t.bulk(ctx, func(w *conn) error { return insertRows(w, table, list) })
 }
 
 // Finish implements transfer.Target.
 func (t *Target) Finish(ctx context.Context) error {
-	return t.transaction(ctx, func(w *conn) error {
+	return t.bulk(ctx, func(w *conn) error {
 		if err := w.script("UPDATE zones SET name=? WHERE zone=?", t.zoneName, t.zone); err != nil {
 			return err
 		}

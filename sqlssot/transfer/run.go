@@ -101,7 +101,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if err := r.copyAll(ctx); err != nil {
 		return r.res, err
 	}
-	if err := r.sweep(ctx); err != nil {
+	if err := r.sweep(ctx, o.Target.Placed); err != nil {
 		return r.res, err
 	}
 	if err := r.verify(ctx); err != nil {
@@ -147,7 +147,7 @@ func (r *runner) copyAll(ctx context.Context) error {
 // back maps the target's numbers to the source's.
 func (r *runner) back() Mapping { return Mapping{From: r.mapping.To, To: r.mapping.From} }
 
-// copyTable reads the source in one goroutine and writes the target in this one.
+// copyTable copies what lies behind the target's last row.
 func (r *runner) copyTable(ctx context.Context, t *Table) error {
 	after, err := r.Target.Last(ctx, t)
 	if err != nil {
@@ -163,18 +163,23 @@ func (r *runner) copyTable(ctx context.Context, t *Table) error {
 			return err
 		}
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	return r.pipe(ctx, t, after, func(rows []Row) error { return r.write(ctx, t, rows) })
+}
+
+// pipe reads the source in one goroutine and hands its rows on in this one.
+func (r *runner) pipe(ctx context.Context, t *Table, after Row, write func([]Row) error) error {
+	reading, cancel := context.WithCancel(ctx)
 	defer cancel()
 	batches := make(chan []Row, 1)
 	read := make(chan error, 1)
 	go func() {
 		defer close(batches)
-		read <- r.readTable(ctx, t, after, batches)
+		read <- r.readTable(reading, t, after, batches)
 	}()
 	for rows := range batches {
-		if err := r.write(ctx, t, rows); err != nil {
+		if err := write(rows); err != nil {
 			cancel()
-			for range batches { // the reader sees the end of ctx
+			for range batches { // the reader sees the end of its context
 			}
 			return errors.Join(err, ignoreEnd(<-read))
 		}
@@ -348,13 +353,13 @@ func blobOf(row Row) meta.Blob {
 }
 
 // sweep frees what a killed run stored and did not come to write a row for.
-func (r *runner) sweep(ctx context.Context) error {
+func (r *runner) sweep(ctx context.Context, known func(context.Context, meta.Blob) (bool, error)) error {
 	if !r.begun {
 		return nil
 	}
 	var free []meta.Blob
 	err := r.To.Walk(ctx, func(b meta.Blob) error {
-		placed, err := r.Target.Placed(ctx, b)
+		placed, err := known(ctx, b)
 		if err == nil && !placed {
 			free = append(free, b)
 		}
@@ -365,3 +370,6 @@ func (r *runner) sweep(ctx context.Context) error {
 	}
 	return r.To.Free(ctx, free)
 }
+
+// PlaceOf returns the place of a row of BlobTable: place, segment and offset.
+func PlaceOf(row Row) Row { return Row{row[blobPlace], row[blobSegment], row[blobOffset]} }
