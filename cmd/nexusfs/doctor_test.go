@@ -126,6 +126,13 @@ func TestDoctorOnStores(t *testing.T) {
 			daemonWithoutMount(t, dir)
 			return dir
 		}, []string{"--write"}, "daemon", healthOK, "answered in"},
+		{"content elsewhere", func(t *testing.T) string {
+			dir := testStore(t, nil)
+			if out, code := command(t, "migrate", dir, "--content", filepath.Join(t.TempDir(), "content")); code != 0 {
+				t.Fatalf("migrate: %d %s", code, out)
+			}
+			return dir
+		}, nil, "content-space", healthOK, "free of"},
 		{"a migration's target", func(t *testing.T) string {
 			dir := t.TempDir()
 			if err := storeDir(dir).markMigrating(time.Now(), ""); err != nil {

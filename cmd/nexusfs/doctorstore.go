@@ -28,13 +28,18 @@ type patient struct {
 
 // checks are made in this order; later ones use what earlier ones found.
 func (p *patient) checks() []examination {
+	on := func(dir string, fn func(string) diagnosis) func(context.Context) diagnosis {
+		return func(context.Context) diagnosis { return fn(dir) }
+	}
 	list := []examination{
 		{"store", p.directory},
-		{"filesystem", p.filesystem},
-		{"space", p.space},
-		{"permissions", p.permissions},
-		{"lock", p.lock},
+		{"filesystem", on(p.dir(), diskCheck)},
+		{"space", on(p.dir(), spaceCheck)},
 	}
+	if content, err := p.target.store.contentAt(); err == nil && content != p.target.store.content(defaultZone) {
+		list = append(list, examination{"content-disk", on(content, diskCheck)}, examination{"content-space", on(content, spaceCheck)})
+	}
+	list = append(list, examination{"permissions", p.permissions}, examination{"lock", p.lock})
 	if p.target.mount != nil {
 		list = append(list, examination{"mount", p.mount})
 	}
@@ -110,23 +115,19 @@ func diskType(magic int64) disk {
 	return disk{fmt.Sprintf("of type %#x", uint32(magic)), "ext4, xfs and btrfs are known to work; make sure that this one honours fsync"}
 }
 
-func (p *patient) statfs() (st unix.Statfs_t, err error) {
-	return st, unix.Statfs(p.dir(), &st)
-}
-
-func (p *patient) filesystem(context.Context) diagnosis {
-	st, err := p.statfs()
-	if err != nil {
-		return bad("see whether the disk under the store is well", "%s: %v", p.dir(), err)
+func diskCheck(dir string) diagnosis {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return bad("see whether the disk is well, and mounted", "%s: %v", dir, err)
 	}
 	d := diskType(int64(st.Type))
 	switch {
 	case st.Flags&unix.ST_RDONLY != 0:
-		return bad("mount that disk writable", "the disk under the store (%s) is read-only", d.name)
+		return bad("mount that disk writable", "the disk under %s (%s) is read-only", dir, d.name)
 	case d.do != "":
-		return warn(d.do, "the disk under the store is %s", d.name)
+		return warn(d.do, "the disk under %s is %s", dir, d.name)
 	}
-	return fine("the disk under the store is %s", d.name)
+	return fine("the disk under %s is %s", dir, d.name)
 }
 
 // Bounds of the check for room, as shares of the disk. Below the first, history
@@ -136,10 +137,10 @@ const (
 	spaceFull = 100
 )
 
-func (p *patient) space(context.Context) diagnosis {
-	st, err := p.statfs()
-	if err != nil {
-		return bad("see whether the disk under the store is well", "%s: %v", p.dir(), err)
+func spaceCheck(dir string) diagnosis {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return bad("see whether the disk is well, and mounted", "%s: %v", dir, err)
 	}
 	free, total := int64(st.Bavail)*st.Bsize, int64(st.Blocks)*st.Bsize
 	found := fmt.Sprintf("%s free of %s, %d inodes free of %d", humanBytes(free), humanBytes(total), st.Ffree, st.Files)
