@@ -148,6 +148,8 @@ func TestLoadOfOtherExports(t *testing.T) {
 		{"a path alone", `{"path":"a"}`, "", 0, "1 made", `{"path":"/a","type":"file","size":0,"mode":"0644"`},
 		{"a directory by its slash", `{"path":"d/"}`, "", 0, "1 made", `{"path":"/d","type":"dir","mode":"0755"`},
 		{"a link by its target", `{"path":"l","target":"t"}`, "", 0, "1 made", `"type":"symlink","mode":"0777"`},
+		{"the letters of find", `{"path":".","type":"d"}` + "\n" + `{"path":"./a","type":"f","target":"","mtime":"2025-11-25T16:21:37.6335463430Z"}` + "\n" + `{"path":"./l","type":"l","target":"a"}`,
+			"", 0, "2 made, 1 the same", `{"path":"/a","type":"file","size":0,"mode":"0644","uid":0,"gid":0,"mtime":"2025-11-25T16:21:37.633546343Z"`},
 		{"missing directories", `{"path":"x/y/z"}`, "", 0, "1 made", `{"path":"/x/y/z","type":"file"`},
 		{"a directory's line behind its file's", `{"path":"x/y"}` + "\n" + `{"path":"x","type":"dir","mode":"0700"}`, "", 0, "2 made", `{"path":"/x","type":"dir","mode":"0700"`},
 		{"unknown fields", `{"path":"a","etag":"q","acl":[1,{}]}`, "", 0, "1 made", `"/a"`},

@@ -122,10 +122,13 @@ var fileTypes = [16]string{1: "fifo", 2: "char", 4: "dir", 6: "block", 8: "file"
 
 func typeText(mode uint32) string { return fileTypes[mode>>12&15] }
 
+// findTypes are the letters of find(1) for the same.
+var findTypes = [16]string{1: "p", 2: "c", 4: "d", 6: "b", 8: "f", 10: "l", 12: "s"}
+
 // typeBits is the other way round; 0 for what is no type.
 func typeBits(name string) uint32 {
 	for i, have := range fileTypes {
-		if have == name && name != "" {
+		if name != "" && (have == name || findTypes[i] == name) {
 			return uint32(i) << 12
 		}
 	}
@@ -153,7 +156,7 @@ func parseEntry(line []byte) (e *dumpEntry, clean string, mode uint32, err error
 		e.Type = "file"
 		if e.Target != "" {
 			e.Type = "symlink"
-		} else if strings.HasSuffix(string(e.Path), "/") {
+		} else if clean == "" || strings.HasSuffix(string(e.Path), "/") {
 			e.Type = "dir"
 		}
 	}
@@ -161,6 +164,7 @@ func parseEntry(line []byte) (e *dumpEntry, clean string, mode uint32, err error
 	if bits == 0 {
 		return nil, "", 0, fmt.Errorf("type %q is not known: give file, dir, symlink, fifo, socket, char or block", e.Type)
 	}
+	e.Type = typeText(bits)
 	return e, clean, bits | e.permissions(bits), e.check(bits, clean)
 }
 

@@ -18,11 +18,13 @@ func (s *Store) Origin(ctx context.Context) (o transfer.Origin, err error) {
 	err = s.scan(ctx, "migrate", 0, func(c *conn) error {
 		return c.each(`SELECT z.created,c.rev,c.head,c.sessions,
 				(SELECT count(*) FROM session_rows WHERE session BETWEEN ?2 AND ?3 AND ended IS NULL AND NOT fenced),
-				(SELECT coalesce(max(blob),0) FROM blobs WHERE zone=?1),
+				(SELECT coalesce(min(blob)-1,0) FROM blobs WHERE zone=?1),(SELECT coalesce(max(blob),0) FROM blobs WHERE zone=?1),
 				(SELECT coalesce(max(actor),?2) FROM actors WHERE actor BETWEEN ?2 AND ?3)
 			FROM zones z JOIN counters c ON c.zone=z.zone AND c.kind=0 WHERE z.zone=?1`, func(st *sqlite.Stmt) error {
 			o.Created, o.Rev, o.Head = st.ColumnInt64(0), meta.Rev(unk(st.ColumnInt64(1))), colHash(st, 2)
-			o.Sessions, o.Open, o.LastBlob, o.LastActor = st.ColumnInt64(3), st.ColumnInt64(4), st.ColumnInt64(5), unk(st.ColumnInt64(6))
+			o.Sessions, o.Open, o.LastActor = st.ColumnInt64(3), st.ColumnInt64(4), unk(st.ColumnInt64(7))
+			o.Numbers.Blob = st.ColumnInt64(5)
+			o.LastBlob = st.ColumnInt64(6) - o.Numbers.Blob
 			found = true
 			return nil
 		}, s.zone, s.base, s.base|keyMask)

@@ -153,7 +153,7 @@ func (t *Target) finished(ctx context.Context, w *conn, o transfer.Origin) (bool
 
 // begin chooses the zone's numbers and writes its row.
 func (t *Target) begin(w *conn, o transfer.Origin, zone transfer.Row) (n transfer.Numbers, err error) {
-	n = transfer.Numbers{Zone: o.Numbers.Zone}
+	n = o.Numbers
 	next, err := w.number("SELECT coalesce(max(zone)+1,-1) FROM zones")
 	if err != nil {
 		return n, err
