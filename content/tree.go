@@ -2,6 +2,7 @@ package content
 
 import (
 	"encoding/binary"
+	"hash"
 
 	"github.com/zeebo/blake3"
 
@@ -73,3 +74,7 @@ func ID(data []byte) meta.BlobID {
 	var room [meta.BlobMax / LeafSize * HashSize]byte
 	return TreeID(int64(len(data)), LeafTable(room[:0], data))
 }
+
+// NewHash returns BLAKE3 over plain bytes: of a whole file, where a blob's name
+// would be one of its parts.
+func NewHash() hash.Hash { return blake3.New() }

@@ -134,17 +134,26 @@ func (c *collector) orphans(ctx context.Context, p Retention) error {
 				p.Open = append(p.Open, ino) // not again in this pass
 				continue
 			}
-			if err := fs.o.Upkeep.DropInode(ctx, ino); err != nil {
+			if err := c.drop(ctx, ino); err != nil {
 				return false, err
 			}
-			fs.cache.attr(ino).drop(ino)
-			fs.nodes.forgotten.remove(ino)
-			if c.res.Inodes++; !c.rest(ctx) {
+			if !c.rest(ctx) {
 				return false, ctx.Err()
 			}
 		}
 		return len(list) == orphanStep, nil
 	})
+}
+
+// drop removes an inode that nobody can reach.
+func (c *collector) drop(ctx context.Context, ino Ino) error {
+	if err := c.fs.o.Upkeep.DropInode(ctx, ino); err != nil {
+		return err
+	}
+	c.fs.cache.attr(ino).drop(ino)
+	c.fs.nodes.forgotten.remove(ino)
+	c.res.Inodes++
+	return nil
 }
 
 // unreachableAfter is for how long the kernel is believed to know an inode
@@ -290,6 +299,33 @@ func (fs *FS) CollectNow(ctx context.Context) (CollectResult, error) {
 // the retention policy says; what is current or open stays. It records that it
 // was done, by whom.
 func (fs *FS) Purge(ctx context.Context, c Caller, ino Ino) (CollectResult, error) {
+	return fs.purge(ctx, c, ino, "", func(col *collector, p Retention) error {
+		if ino == 0 {
+			return col.run(ctx, p)
+		}
+		if err := col.purgeInode(ctx, p, ino); err != nil {
+			return err
+		}
+		return col.reclaim(ctx)
+	})
+}
+
+// PurgeTree is Purge for a directory and everything in it: of what is there
+// the old versions go, and what was deleted in it goes whole.
+func (fs *FS) PurgeTree(ctx context.Context, c Caller, dir Ino) (CollectResult, error) {
+	var after object
+	after.num("recursive", 1)
+	return fs.purge(ctx, c, dir, after.String(), func(col *collector, p Retention) error {
+		t := treePurger{collector: col, p: p, seen: map[Ino]bool{}}
+		if err := t.tree(ctx, dir); err != nil {
+			return err
+		}
+		return col.reclaim(ctx)
+	})
+}
+
+// purge records that history goes on request, and lets it go.
+func (fs *FS) purge(ctx context.Context, c Caller, ino Ino, after string, let func(*collector, Retention) error) (CollectResult, error) {
 	if err := fs.mayCollect("purge"); err != nil {
 		return CollectResult{}, err
 	}
@@ -299,7 +335,7 @@ func (fs *FS) Purge(ctx context.Context, c Caller, ino Ino) (CollectResult, erro
 				return nil, err
 			}
 		}
-		return &Change{Record: Record{Kind: OpPurge, Ino: ino}}, nil
+		return &Change{Record: Record{Kind: OpPurge, Ino: ino, After: after}}, nil
 	})
 	if err != nil {
 		return CollectResult{}, err
@@ -312,11 +348,7 @@ func (fs *FS) Purge(ctx context.Context, c Caller, ino Ino) (CollectResult, erro
 	p := fs.retention()
 	p.Off, p.Before, p.Versions = true, 0, 0
 	col := collector{fs: fs}
-	if ino == 0 {
-		err = col.run(ctx, p)
-	} else {
-		err = col.purgeInode(ctx, p, ino)
-	}
+	err = let(&col, p)
 	return col.res, err
 }
 
@@ -330,13 +362,9 @@ func (c *collector) purgeInode(ctx context.Context, p Retention, ino Ino) error 
 	if !ok {
 		return E("purge", ino, "", KindNotSupported, nil)
 	}
-	err := c.loop(ctx, func() (bool, error) {
+	return c.loop(ctx, func() (bool, error) {
 		n, done, err := up.PruneInode(ctx, ino, p, pruneStep)
 		c.pruned(n)
 		return !done, err
 	})
-	if err != nil {
-		return err
-	}
-	return c.reclaim(ctx)
 }

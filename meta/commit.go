@@ -109,6 +109,9 @@ func (fs *FS) request(c Caller, origin Origin, p plan) *request {
 	r := requests.Get().(*request)
 	r.reset()
 	r.plan, r.origin = p, origin
+	if c.Origin != OriginKernel {
+		r.origin = c.Origin
+	}
 	r.actor = c.Actor()
 	r.actor.Node, r.actor.Agent, r.actor.Task = fs.o.Node, fs.o.Agent, fs.o.Task
 	return r

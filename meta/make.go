@@ -27,6 +27,7 @@ type newInode struct {
 	umask  uint32
 	rdev   uint32
 	target string
+	whole  *Object // made with these attributes and this content; nil: as the kernel asks for it
 }
 
 // make commits one new object and returns its attributes.
@@ -39,7 +40,11 @@ func (fs *FS) make(ctx context.Context, c Caller, n newInode) (Attr, error) {
 			return Attr{}, err
 		}
 	}
-	if err := fs.takeRoom(ctx, n.op.String(), n.parent, nameCost); err != nil {
+	room := int64(nameCost)
+	if n.whole != nil {
+		room += int64(len(n.whole.Content))
+	}
+	if err := fs.takeRoom(ctx, n.op.String(), n.parent, room); err != nil {
 		return Attr{}, err
 	}
 	ino, err := fs.inos.take(ctx, fs.o.Sessions)
@@ -91,7 +96,9 @@ func (n *newInode) change(v *view, c Caller, ino Ino) (*Change, error) {
 		}
 	}
 	ch := &Change{Inodes: make([]InodeChange, 1, 2)}
-	if err := n.inherit(v, dir, &a, ch); err != nil {
+	if n.whole != nil {
+		n.whole.fill(v.fs, &a, ch)
+	} else if err := n.inherit(v, dir, &a, ch); err != nil {
 		return nil, err
 	}
 	if isDir {
@@ -99,7 +106,7 @@ func (n *newInode) change(v *view, c Caller, ino Ino) (*Change, error) {
 	}
 	if a.IsRegular() {
 		a.Version, a.ContentRev = 1, RevPending
-		ch.Version = &VersionChange{Ino: ino, N: 1, New: true}
+		ch.Version = &VersionChange{Ino: ino, N: 1, New: true, Size: a.Size}
 		ch.Record.Version = 1
 	}
 	ch.Record.Kind, ch.Record.Ino = n.op, ino

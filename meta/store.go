@@ -216,6 +216,7 @@ type Finding struct {
 // StoreStats describes the store for status and metrics.
 type StoreStats struct {
 	Path      string
+	Schema    int // version of the schema
 	FileBytes int64
 	LogBytes  int64
 	Inodes    int64

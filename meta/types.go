@@ -140,6 +140,7 @@ type Caller struct {
 	// execve(2) and close(2), that waits for this request: whoever looks at the
 	// thread does not wait for it. It holds until the request is answered.
 	Calling bool
+	Origin  Origin             // whether the local kernel knows of it: what a command does it must be told
 	Resolve func(Caller) Actor // nil: uid, gid and PID are taken as they are
 	Known   *Actor             // who it is, where that was found out already
 }

@@ -30,10 +30,13 @@ func (c *client) Close() error {
 // dialDaemon returns a client of the daemon behind a control socket.
 func dialDaemon(socket string) *client {
 	c := &client{close: func() error { return nil }, Daemon: true}
-	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return dialControl(ctx, socket)
-	}}
+	c.http.Transport = transport(func(ctx context.Context, _, _ string) (net.Conn, error) { return dialControl(ctx, socket) })
 	return c
+}
+
+func transport(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
+	const buffer = 64 << 10 // dump and load move megabytes
+	return &http.Transport{DialContext: dial, WriteBufferSize: buffer, ReadBufferSize: buffer}
 }
 
 // inProcess returns a client whose requests go to h over pipes. end closes the
@@ -47,9 +50,7 @@ func inProcess(h http.Handler, end func() error) *client {
 		_ = server.Serve(l) // ends with ErrServerClosed
 	}()
 	c := &client{}
-	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return l.dial(ctx)
-	}}
+	c.http.Transport = transport(func(ctx context.Context, _, _ string) (net.Conn, error) { return l.dial(ctx) })
 	c.close = func() error {
 		err := server.Shutdown(context.Background())
 		<-served
@@ -96,10 +97,11 @@ func (l *pipeListener) Close() error { close(l.done); return nil }
 // Addr implements net.Listener.
 func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "in-process", Net: "unix"} }
 
-// roundTrip sends one request and turns every failure into a sentence.
-func (c *client) roundTrip(ctx context.Context, method, path string, args url.Values) (*http.Response, error) {
+// roundTrip sends one request and turns every failure into a sentence. body
+// may be nil.
+func (c *client) roundTrip(ctx context.Context, method, path string, args url.Values, body io.Reader) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: "nexusfs", Path: "/v1/" + path, RawQuery: args.Encode()}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -113,8 +115,8 @@ func (c *client) roundTrip(ctx context.Context, method, path string, args url.Va
 	}
 	defer resp.Body.Close()
 	var e apiError
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // a cut answer does not decode
-	if json.Unmarshal(body, &e) != nil || e.Message == "" {
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // a cut answer does not decode
+	if json.Unmarshal(text, &e) != nil || e.Message == "" {
 		return nil, fail(exitDaemon, "the daemon does not know the command %q: it runs another version of nexusfs; mount again with this one", path)
 	}
 	return nil, &exitError{code: e.Exit, err: &e}
@@ -144,7 +146,7 @@ func (c *client) post(ctx context.Context, path string, args url.Values, out any
 }
 
 func (c *client) call(ctx context.Context, method, path string, args url.Values, out any) error {
-	resp, err := c.roundTrip(ctx, method, path, args)
+	resp, err := c.roundTrip(ctx, method, path, args, nil)
 	if err != nil {
 		return err
 	}
@@ -163,10 +165,23 @@ type streamSink struct {
 
 // stream asks for many items; end, when not nil, takes the last object.
 func (c *client) stream(ctx context.Context, method, path string, args url.Values, sink streamSink, end any) error {
-	resp, err := c.roundTrip(ctx, method, path, args)
+	resp, err := c.roundTrip(ctx, method, path, args, nil)
 	if err != nil {
 		return err
 	}
+	return readStream(ctx, resp, sink, end)
+}
+
+// upload is stream with a body, which is sent while items arrive.
+func (c *client) upload(ctx context.Context, path string, args url.Values, body io.Reader, sink streamSink, end any) error {
+	resp, err := c.roundTrip(ctx, http.MethodPost, path, args, body)
+	if err != nil {
+		return err
+	}
+	return readStream(ctx, resp, sink, end)
+}
+
+func readStream(ctx context.Context, resp *http.Response, sink streamSink, end any) error {
 	defer resp.Body.Close()
 	dec := json.NewDecoder(bufio.NewReaderSize(resp.Body, 64<<10))
 	for {
@@ -197,7 +212,7 @@ func (c *client) stream(ctx context.Context, method, path string, args url.Value
 
 // raw copies an answer of bytes to w. A trailer says whether it is whole.
 func (c *client) raw(ctx context.Context, path string, args url.Values, w io.Writer) error {
-	resp, err := c.roundTrip(ctx, http.MethodGet, path, args)
+	resp, err := c.roundTrip(ctx, http.MethodGet, path, args, nil)
 	if err != nil {
 		return err
 	}

@@ -81,12 +81,16 @@ type route struct {
 func routes() []route {
 	return []route{
 		{"GET /v1/status", unary((*control).status)},
+		{"POST /v1/probe", unary((*control).probe)},
 		{"POST /v1/sync", unary((*control).sync)},
 		{"POST /v1/umount", unary((*control).unmount)},
 		{"GET /v1/log", stream((*control).records)},
 		{"GET /v1/versions", unary((*control).versions)},
 		{"GET /v1/deleted", stream((*control).deleted)},
 		{"GET /v1/cat", (*control).cat},
+		{"GET /v1/dump", (*control).dump},
+		{"GET /v1/read", (*control).read},
+		{"POST /v1/load", stream((*control).load)},
 		{"POST /v1/restore", unary((*control).restore)},
 		{"POST /v1/purge", stream((*control).purge)},
 		{"POST /v1/gc", stream((*control).gc)},

@@ -91,8 +91,12 @@ func (c *control) records(ctx context.Context, r *http.Request, s *sender) (logE
 		Limit: int(q.int("limit")), Reverse: q.bool("reverse"),
 	}
 	follow := q.bool("follow")
+	from, to := q.time("since_time"), q.time("until_time")
 	if q.err != nil {
 		return logEnd{}, q.err
+	}
+	if some, err := c.between(ctx, &f, from, to); err != nil || !some {
+		return logEnd{f.Since}, err
 	}
 	if p := r.FormValue("path"); p != "" && p != "/" {
 		at, err := c.find(ctx, p)
@@ -124,6 +128,56 @@ func (c *control) records(ctx context.Context, r *http.Request, s *sender) (logE
 		case <-wake:
 		}
 	}
+}
+
+// between narrows a filter to the records from one time to another, both
+// included. some: there may be any.
+func (c *control) between(ctx context.Context, f *meta.RecordFilter, from, to *int64) (some bool, err error) {
+	head, err := c.engine.store.Head(ctx)
+	if err != nil {
+		return false, err
+	}
+	if from != nil {
+		before, err := lastBefore(ctx, c.engine.history, head.Rev, *from)
+		if err != nil {
+			return false, err
+		}
+		f.Since = max(f.Since, before)
+	}
+	if to != nil {
+		last, err := lastBefore(ctx, c.engine.history, head.Rev, *to+1)
+		if err != nil || last <= f.Since {
+			return false, err
+		}
+		if f.Until == 0 || last < f.Until {
+			f.Until = last
+		}
+	}
+	return true, nil
+}
+
+// lastBefore finds the newest revision, up to head, whose record is older than
+// a time, by bisection: times grow with revisions. Where the clock was set back
+// it finds one of the places where they pass that time.
+func lastBefore(ctx context.Context, h meta.History, head meta.Rev, ns int64) (meta.Rev, error) {
+	lo, hi := meta.Rev(0), head // the record of lo is older, those above hi are not
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		next, older := meta.Rev(0), false
+		err := h.Records(ctx, meta.RecordFilter{Since: mid, Until: hi, Limit: 1}, func(r *meta.Record) bool {
+			next, older = r.Rev, r.Time < ns
+			return false
+		})
+		switch {
+		case err != nil:
+			return 0, err
+		case older:
+			lo = next
+		default:
+			hi = mid
+		}
+	}
+	return lo, nil
 }
 
 // someRecords sends what the filter selects, within one bounded read.
@@ -313,6 +367,19 @@ func (q *query) int(key string) int64 {
 		q.err = fail(exitUsage, "%s=%s is not a number", key, escapeName(s))
 	}
 	return n
+}
+
+// time reads nanoseconds since 1970; nil when there are none.
+func (q *query) time(key string) *int64 {
+	s := q.r.FormValue(key)
+	if s == "" {
+		return nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil && q.err == nil {
+		q.err = fail(exitUsage, "%s=%s is not a number of nanoseconds", key, escapeName(s))
+	}
+	return &n
 }
 
 func (q *query) bool(key string) bool { return q.r.FormValue(key) == "true" }

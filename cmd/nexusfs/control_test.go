@@ -17,7 +17,7 @@ import (
 )
 
 // testStore makes a store without a mount, lets fill work in it, and closes it.
-func testStore(t *testing.T, fill func(fs *meta.FS)) string {
+func testStore(t testing.TB, fill func(fs *meta.FS)) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "store")
 	if out, code := command(t, "store", "create", dir); code != 0 {
@@ -33,7 +33,7 @@ func testStore(t *testing.T, fill func(fs *meta.FS)) string {
 	return dir
 }
 
-func openTestEngine(t *testing.T, dir string) *engine {
+func openTestEngine(t testing.TB, dir string) *engine {
 	t.Helper()
 	e, err := openEngine(t.Context(), engineOptions{
 		dir: storeDir(dir), mount: mountOptions{History: defaultHistory()}, log: slog.New(slog.DiscardHandler),
@@ -45,7 +45,7 @@ func openTestEngine(t *testing.T, dir string) *engine {
 }
 
 // command runs one command line as a user would and returns what it printed.
-func command(t *testing.T, args ...string) (string, int) {
+func command(t testing.TB, args ...string) (string, int) {
 	t.Helper()
 	var out strings.Builder
 	a := &app{stdin: strings.NewReader(""), stdout: &out, stderr: &out, getenv: env("NEXUSFS_CONFIG", emptyConfig(t))}
@@ -53,7 +53,7 @@ func command(t *testing.T, args ...string) (string, int) {
 	return out.String(), code
 }
 
-func emptyConfig(t *testing.T) string {
+func emptyConfig(t testing.TB) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "config.toml")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -63,7 +63,7 @@ func emptyConfig(t *testing.T) string {
 }
 
 // put writes a file, through a handle as the kernel would.
-func put(t *testing.T, fs *meta.FS, dir meta.Ino, name, text string) meta.Ino {
+func put(t testing.TB, fs *meta.FS, dir meta.Ino, name, text string) meta.Ino {
 	t.Helper()
 	ctx, c := t.Context(), meta.Caller{UID: 1000, GID: 1000, PID: 4242}
 	a, h, err := fs.Create(ctx, c, dir, name, meta.CreateArgs{Mode: 0o644, Flags: meta.OpenFlags{Write: true, Trunc: true}})
@@ -214,7 +214,7 @@ func TestDamagedContentIsFound(t *testing.T) {
 }
 
 // daemonWithoutMount serves the control protocol as a daemon does.
-func daemonWithoutMount(t *testing.T, store string) *engine {
+func daemonWithoutMount(t testing.TB, store string) *engine {
 	t.Helper()
 	d := storeDir(store)
 	lock, err := lockExclusive(t.Context(), d, holder{PID: os.Getpid(), Role: "mount", Mountpoint: "/nowhere", Control: d.file("control.sock")})

@@ -36,20 +36,23 @@ what the last mount kept.`,
 
 func purgeVerb(a *app) *cobra.Command {
 	var f storeFlag
-	var all, asJSON bool
+	var all, recursive, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "purge PATH | --all [STORE]",
 		Short: "let history go for good, whatever the retention says",
-		Long: `purge removes the old versions of one file, or with --all the history of the whole
-store: what is current or open stays, records stay, and that it was done is
+		Long: `purge removes the old versions of one file; with --recursive those of everything
+in a directory, and what was deleted in it; with --all the history of the whole
+store. What is current or open stays, records stay, and that it was done is
 recorded. There is no way back.`,
-		Example: "  nexusfs purge ./mnt/secret.txt\n  nexusfs purge --all ./mnt",
+		Example: "  nexusfs purge ./mnt/secret.txt\n  nexusfs purge --recursive ./mnt/project\n  nexusfs purge --all ./mnt",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: action(func(ctx context.Context, args []string) error {
 			var t *target
 			var err error
 			q := url.Values{}
 			switch {
+			case all && recursive:
+				return fail(exitUsage, "--all and --recursive exclude each other")
 			case all && len(args) == 0:
 				t, err = a.resolve(f.store)
 			case all:
@@ -67,11 +70,13 @@ recorded. There is no way back.`,
 					return fail(exitUsage, "%s is the whole store: --all lets all its history go", escapeName(args[0]))
 				}
 				q.Set("path", t.inside)
+				q.Set("recursive", strconv.FormatBool(recursive))
 			}
 			return a.collect(ctx, t, "purge", q, asJSON)
 		}),
 	}
 	f.register(cmd)
+	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "of a directory: everything in it, what was deleted too")
 	cmd.Flags().BoolVar(&all, "all", false, "the history of the whole store")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return cmd
@@ -115,5 +120,19 @@ func (c *control) purge(ctx context.Context, r *http.Request, s *sender) (meta.C
 	}
 	s.progress("purging", 0, 0)
 	s.flush()
+	if r.FormValue("recursive") == "true" {
+		return c.purgeTree(ctx, ino, r.FormValue("path"))
+	}
 	return c.engine.fs.Purge(ctx, c.caller(ctx), ino)
+}
+
+func (c *control) purgeTree(ctx context.Context, ino meta.Ino, p string) (meta.CollectResult, error) {
+	a, err := c.engine.fs.GetAttr(ctx, ino)
+	if err == nil && !a.IsDir() {
+		err = fail(exitUsage, "%s is not a directory: leave --recursive out", escapeName(p))
+	}
+	if err != nil {
+		return meta.CollectResult{}, err
+	}
+	return c.engine.fs.PurgeTree(ctx, c.caller(ctx), ino)
 }

@@ -1,7 +1,7 @@
 // Command nexusfs mounts a filesystem whose metadata lives in SQL, and talks
 // to the daemons that serve such mounts. One verb per file; control.go has the
-// protocol between a command and a daemon; wiring.go is the one place where
-// the rooms (fusefs, meta, sqlssot, content) meet.
+// protocol between a command and a daemon; wiring.go is where the rooms
+// (fusefs, meta, sqlssot, content) meet, wiringmigrate.go where two stores do.
 package main
 
 import (
@@ -47,10 +47,14 @@ func verbs() []verb {
 		{groupHistory, deletedVerb},
 		{groupHistory, sqlVerb},
 		{groupStore, storeVerb},
+		{groupStore, doctorVerb},
 		{groupStore, fsckVerb},
 		{groupStore, gcVerb},
 		{groupStore, purgeVerb},
 		{groupStore, rmrVerb},
+		{groupStore, migrateVerb},
+		{groupStore, dumpVerb},
+		{groupStore, loadVerb},
 		{groupOther, versionVerb},
 		{groupOther, mountHelperVerb},
 		{groupOther, manVerb},

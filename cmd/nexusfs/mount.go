@@ -241,6 +241,9 @@ func removeDead(point, given string) error {
 // isDead reports whether the mount at point has no daemon any more.
 func isDead(point string) bool {
 	var st unix.Statfs_t
-	err := unix.Statfs(point, &st)
+	return isDeadError(unix.Statfs(point, &st))
+}
+
+func isDeadError(err error) bool {
 	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
 }

@@ -57,13 +57,17 @@ func (a *app) openRemote(ctx context.Context, t *target, need access) (*client, 
 // offlineOptions keeps to what the last mount kept of history: a command must
 // not let go what a mount with other options would have kept.
 func (a *app) offlineOptions(t *target) mountOptions {
-	m := mountOptions{Durability: "relaxed", History: defaultHistory(), Source: t.display()}
-	if mark, err := t.store.readMark(); err == nil && mark.History != "" {
+	return mountOptions{Durability: "relaxed", History: keptHistory(t.store), Source: t.display()}
+}
+
+// keptHistory is what the last mount of a store kept.
+func keptHistory(d storeDir) historyPolicy {
+	if mark, err := d.readMark(); err == nil && mark.History != "" {
 		if p, err := parseHistory(mark.History); err == nil {
-			m.History = p
+			return p
 		}
 	}
-	return m
+	return defaultHistory()
 }
 
 // commandLogger is for commands: only what the user should know.

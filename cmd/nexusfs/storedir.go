@@ -16,17 +16,28 @@ import (
 //	format       what this directory is: product and version
 //	lock         flock: exclusive by the daemon, shared by commands that read
 //	meta.db      SQLite, with -wal and -shm beside it
-//	content/     blobs, by zone
+//	content/     blobs, by zone, unless they are elsewhere
 //	control.sock the daemon's socket
 //	daemon.log   in background mode
 type storeDir string
 
 func (d storeDir) file(name string) string { return filepath.Join(string(d), name) }
 
-func (d storeDir) database() string           { return d.file("meta.db") }
+func (d storeDir) database() string { return d.file("meta.db") }
+func (d storeDir) log() string      { return d.file("daemon.log") }
+
+// content is where the blobs of a zone are, unless the mark names another place.
 func (d storeDir) content(zone string) string { return filepath.Join(string(d), "content", zone) }
 func (d storeDir) session() string            { return d.file("session") }
-func (d storeDir) log() string                { return d.file("daemon.log") }
+
+// contentAt is where the store's blobs are.
+func (d storeDir) contentAt() (string, error) {
+	mark, err := d.readMark()
+	if err != nil || mark.Content != "" {
+		return mark.Content, err
+	}
+	return d.content(defaultZone), nil
+}
 
 const (
 	formatProduct = "nexusfs"
@@ -35,7 +46,9 @@ const (
 )
 
 // formatMark is the content of the file format. State is "new" until the
-// database exists: only then may a missing database be made.
+// database exists: only then may a missing database be made. It is "migrating"
+// until everything is there that is copied into the store, and "moving" while
+// its content goes to another place.
 type formatMark struct {
 	Product string    `json:"product"`
 	Version int       `json:"version"`
@@ -43,20 +56,36 @@ type formatMark struct {
 	Created time.Time `json:"created"`
 	History string    `json:"history,omitempty"` // what the last mount kept; gc without a daemon keeps to it
 	Remote  *remote   `json:"remote,omitempty"`  // of a node: the zone that it mounts
+	Content string    `json:"content,omitempty"` // where the blobs are; empty: in the directory content
+	Moving  string    `json:"moving,omitempty"`  // where they are on their way to
 }
 
 // storeState is what a directory turned out to be.
 type storeState uint8
 
 const (
-	storeReady  storeState = iota
-	storeNew               // marked, never opened: a creation that was cut short
-	storeAbsent            // missing or empty: mount may make a store here
+	storeReady     storeState = iota
+	storeNew                  // marked, never opened: a creation that was cut short
+	storeAbsent               // missing or empty: mount may make a store here
+	storeMigrating            // the target of a migration that has not come to its end
+	storeMoving               // its content is on its way to another place
 )
 
 // inspect looks at the directory and changes nothing. An error is a sentence
 // with exitStore.
 func (d storeDir) inspect() (storeState, error) {
+	state, err := d.inspectTarget()
+	if err == nil && state == storeMoving {
+		return 0, d.movingError()
+	}
+	if err == nil && state == storeMigrating {
+		return 0, fail(exitStore, "the migration into %s has not come to its end: run it again (nexusfs migrate FROM %s), or remove the directory", escapeName(string(d)), shellQuote(string(d)))
+	}
+	return state, err
+}
+
+// inspectTarget is inspect for migrate, which goes on with its own target.
+func (d storeDir) inspectTarget() (storeState, error) {
 	entries, err := os.ReadDir(string(d))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -92,11 +121,16 @@ func (d storeDir) inspectMarked(names map[string]bool) (storeState, error) {
 	if mark.Version > formatVersion {
 		return 0, fail(exitStore, "the store %s has format %d and this nexusfs knows up to %d: use a newer nexusfs", escapeName(string(d)), mark.Version, formatVersion)
 	}
-	if mark.State == "new" {
+	switch mark.State {
+	case "new":
 		return storeNew, nil
+	case "migrating":
+		return storeMigrating, nil
+	case "moving":
+		return storeMoving, nil
 	}
 	for _, part := range []string{"meta.db", "content"} {
-		if !names[part] && mark.Remote == nil {
+		if !names[part] && mark.Remote == nil && (part != "content" || mark.Content == "") {
 			return 0, fail(exitStore, "%s is half a store: `%s` is missing; restore the directory whole from a backup", escapeName(string(d)), part)
 		}
 	}
@@ -139,6 +173,41 @@ func (d storeDir) readMark() (formatMark, error) {
 // holds the lock.
 func (d storeDir) markNew(now time.Time, r *remote) error {
 	return d.writeMark(formatMark{Product: formatProduct, Version: formatVersion, State: "new", Created: now.UTC(), Remote: r})
+}
+
+func (d storeDir) movingError() error {
+	mark, err := d.readMark()
+	if err != nil {
+		return err
+	}
+	return fail(exitStore, "the content of %s is on its way to %s: run that again until it has come to its end (nexusfs migrate %s --content %s)",
+		escapeName(string(d)), escapeName(mark.Moving), shellQuote(string(d)), shellQuote(mark.Moving))
+}
+
+// markMigrating writes the file format of a migration's target, whose blobs go
+// to content ("": into the directory). The caller holds the lock.
+func (d storeDir) markMigrating(now time.Time, content string) error {
+	return d.writeMark(formatMark{Product: formatProduct, Version: formatVersion, State: "migrating", Created: now.UTC(), Content: content})
+}
+
+// markMoving says that the store's blobs go to another place.
+func (d storeDir) markMoving(to string) error {
+	mark, err := d.readMark()
+	if err != nil {
+		return err
+	}
+	mark.State, mark.Moving = "moving", to
+	return d.writeMark(mark)
+}
+
+// markMoved says that they are there.
+func (d storeDir) markMoved() error {
+	mark, err := d.readMark()
+	if err != nil {
+		return err
+	}
+	mark.State, mark.Content, mark.Moving = "ready", mark.Moving, ""
+	return d.writeMark(mark)
 }
 
 // markReady says that the store is whole, and what is kept of its history. The

@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"hash"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"nexusfs/content"
 	"nexusfs/fusefs"
 	"nexusfs/hooks"
 	"nexusfs/meta"
@@ -21,7 +23,7 @@ import (
 //	                            -> hooks        cache invalidation, followers of the log
 //
 // Which content and which truth, wiringparts.go says. No other file of this
-// package imports a room but meta.
+// package imports a room but meta, and wiringmigrate.go, where two stores meet.
 
 // engineOptions say which store to open, and for what.
 type engineOptions struct {
@@ -64,7 +66,7 @@ func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = withCode(exitStore, storeOpenError(o, errors.Join(err, e.closeParts())))
+			err = withCode(exitStore, o.openError(errors.Join(err, e.closeParts())))
 		}
 	}()
 	p, err := openParts(ctx, o)
@@ -148,6 +150,9 @@ func mountFUSE(e *engine, spec *mountSpec, control string, log *slog.Logger) (fu
 	return s, nil
 }
 
+// newContentHash hashes a file's content whole, for dump and load.
+func newContentHash() hash.Hash { return content.NewHash() }
+
 // settleKernel waits until what a command changed is out of the kernel's caches.
 func (e *engine) settleKernel(ctx context.Context) error {
 	if e.notifier == nil {
@@ -185,12 +190,17 @@ func identity() (host, boot string) {
 	return host, strings.TrimSpace(string(data))
 }
 
-// storeOpenError says what a failure to open a store means for its owner.
-func storeOpenError(o engineOptions, err error) error {
+// openError says what a failure to open means for the store's owner.
+func (o engineOptions) openError(err error) error {
 	if o.remote != nil {
 		return remoteOpenError(o.remote, err)
 	}
-	d, dir := o.dir, escapeName(string(o.dir))
+	return storeOpenError(o.dir, err)
+}
+
+// storeOpenError says what a failure to open a store means for its owner.
+func storeOpenError(d storeDir, err error) error {
+	dir := escapeName(string(d))
 	switch meta.KindOf(err) {
 	case meta.KindReadOnly, meta.KindNoSpace, meta.KindQuota, meta.KindAccess, meta.KindPerm:
 		return storeWriteError(d, err)
@@ -207,7 +217,7 @@ func storeOpenError(o engineOptions, err error) error {
 // actor says who asked for a command, as the kernel attests it.
 func (c *control) caller(ctx context.Context) meta.Caller {
 	p := peerFrom(ctx)
-	return meta.Caller{UID: p.UID, GID: p.GID, PID: p.PID, Resolve: func(by meta.Caller) meta.Actor {
+	return meta.Caller{UID: p.UID, GID: p.GID, PID: p.PID, Origin: meta.OriginCommand, Resolve: func(by meta.Caller) meta.Actor {
 		host, _ := identity()
 		exe, _ := os.Readlink(filepath.Join("/proc", pidString(by.PID), "exe")) // another user's process stays unnamed
 		return meta.Actor{

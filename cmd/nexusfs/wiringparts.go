@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,13 +62,29 @@ func (p *parts) openEmbedded(ctx context.Context, o engineOptions) error {
 	}
 	p.db = db
 	p.opened(db.Close)
-	blobs, err := local.Open(ctx, local.Options{Dir: o.dir.content(p.zone), ReadOnly: o.readOnly, Log: o.log})
+	location, err := o.dir.contentAt()
+	if err != nil {
+		return err
+	}
+	blobs, err := openContent(ctx, location, o.readOnly, o.log)
 	if err != nil {
 		return err
 	}
 	p.content = blobs
 	p.opened(blobs.Close)
 	return nil
+}
+
+// contentStore is a place of blobs that was opened.
+type contentStore interface {
+	meta.Content
+	Close() error
+}
+
+// openContent opens the place of blobs that an embedded store's mark names: a
+// directory.
+func openContent(ctx context.Context, location string, readOnly bool, log *slog.Logger) (contentStore, error) {
+	return local.Open(ctx, local.Options{Dir: location, ReadOnly: readOnly, Log: log})
 }
 
 // openSQLite opens the zone, or makes it in a store that was never opened.

@@ -127,7 +127,7 @@ func (c *checker) inner(spec *ast.ImportSpec, rel, dir, imported string, test bo
 		return
 	}
 	if within(imported, room.Imports) || test && (below(imported, room.Dir) || within(imported, room.Test) || within(imported, []string{"meta", "internal"})) {
-		if !test && strings.HasSuffix(imported, "test") && !strings.HasSuffix(dir, "test") {
+		if !test && strings.HasSuffix(imported, "test") && !strings.HasSuffix(dir, "test") && !c.room(dir).Tests {
 			c.add(spec.Pos(), rel, "%s imports %s: shipped code does not import test support", dir, imported)
 		}
 		return

@@ -6,6 +6,7 @@ type Room struct {
 	Dir     string   // of the module: "meta"; packages below belong to it
 	Imports []string // packages of the module, without the module's name
 	Test    []string // what its tests may import besides
+	Tests   bool     // nothing of it is shipped: it may use test support everywhere
 	Reason  string
 }
 
@@ -62,7 +63,7 @@ func rooms() []Room {
 			Reason:  "the only place that knows two rooms",
 		},
 		{
-			Dir: "integration", Imports: []string{"integration", "internal"}, Test: []string{"bench", "cmd"},
+			Dir: "integration", Imports: []string{"integration", "internal"}, Test: []string{"bench", "cmd"}, Tests: true,
 			Reason: "black box: it knows the product by its command line",
 		},
 		{

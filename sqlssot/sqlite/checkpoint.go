@@ -107,13 +107,17 @@ func (s *Store) closeWriter() error {
 
 // Stats implements meta.Upkeep.
 func (s *Store) Stats(ctx context.Context) (meta.StoreStats, error) {
-	st := meta.StoreStats{Path: s.path}
+	scripts, err := migrations()
+	if err != nil {
+		return meta.StoreStats{}, err
+	}
+	st := meta.StoreStats{Path: s.path, Schema: len(scripts)} // no other is served
 	for path, size := range map[string]*int64{s.path: &st.FileBytes, s.path + "-wal": &st.LogBytes} {
 		if fi, err := os.Stat(path); err == nil {
 			*size = fi.Size()
 		}
 	}
-	err := s.read(ctx, "stats", 0, "", func(c *conn) error {
+	err = s.read(ctx, "stats", 0, "", func(c *conn) error {
 		err := c.query(stUsage, func(q *sqlite.Stmt) bool { st.Inodes = q.ColumnInt64(0); return true }, s.zone)
 		if err != nil {
 			return err

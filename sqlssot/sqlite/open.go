@@ -281,10 +281,17 @@ func (s *Store) findZone() error {
 		found = true
 		return nil
 	}, s.zoneName)
-	if err == nil && !found {
-		return meta.E("open", 0, s.zoneName, meta.KindNotExist, errors.New("the store has no such zone"))
+	if err != nil {
+		return err
 	}
-	return err
+	if found {
+		return s.refuseMoving()
+	}
+	begun, err := s.w.number("SELECT count(*) FROM zones WHERE name=?", s.zoneName+unfinished)
+	if err == nil && begun > 0 {
+		return meta.E("open", 0, s.zoneName, meta.KindInvalid, errors.New("a migration into it has not come to its end: run nexusfs migrate again with the same source"))
+	}
+	return errors.Join(err, meta.E("open", 0, s.zoneName, meta.KindNotExist, errors.New("the store has no such zone")))
 }
 
 func (s *Store) setZone(n int64) { s.zone, s.base = n, n<<zoneShift }

@@ -10,11 +10,41 @@ import (
 )
 
 var contentCases = []Case{
+	{"ContentWithItsName", contentWithItsName},
 	{"ContentSplits", contentSplits},
 	{"ContentModel", contentModel},
 	{"ContentFarOut", contentFarOut},
 	{"ContentShared", contentShared},
 	{"ContentPages", contentPages},
+}
+
+// contentWithItsName: one change makes a file and its content.
+func contentWithItsName(tb testing.TB, f Factory) {
+	w := newWorld(tb, f)
+	with := func(parent meta.Ino, name, data string) *meta.Change {
+		c := w.create(parent, name)
+		b := w.blob([]byte(data))
+		c.Content = &meta.ContentChange{Ino: c.Record.Ino, Fresh: true, Blobs: []meta.NewBlob{b},
+			Ranges: []meta.RangeChange{{Len: b.Size, Extents: []meta.Extent{{Len: b.Size, Blob: b.Blob}}}}}
+		c.Inodes[0].After.Size, c.Version.Size, c.Record.Size = b.Size, b.Size, b.Size
+		return c
+	}
+	for _, w.place = range []meta.Place{meta.PlaceInline, meta.PlacePack} {
+		dir := w.mkdir(1, fmt.Sprint("dir", w.place))
+		in := dir.Record.Ino
+		w.must(dir, with(in, "a", "content of a"), with(in, "b", "content of a"), with(in, "c", "content of c"))
+		w.compare()
+		w.refused(with(in, "a", fmt.Sprint("a taken name", w.place)))
+		ino := w.now.nodes[in].names["a"]
+		w.must(w.write(ino, false, piece{off: 3, data: []byte("XX")}))
+		w.must(w.write(ino, true, piece{off: 8, data: []byte("a longer end")}))
+		w.must(w.remove(in, "b"))
+		w.compare()
+	}
+	for rev := range w.past {
+		w.compareAt(rev)
+	}
+	w.verify()
 }
 
 // contentSplits: each way in which a range can lie over an extent.
