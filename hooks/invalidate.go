@@ -75,6 +75,10 @@ func (h *Invalidate) all(c *meta.Change) {
 // that a request is bound to change, but not the mode: writing to a
 // set-user-id file changes that too, and so does truncating it by open(2).
 func (h *Invalidate) unasked(c *meta.Change) {
+	if c.Moved {
+		h.all(c)
+		return
+	}
 	switch c.Record.Kind {
 	case meta.OpSetattr, meta.OpSetACL:
 		return

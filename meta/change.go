@@ -88,6 +88,7 @@ type Change struct {
 	Xattrs   []XattrChange
 	Content  *ContentChange
 	Version  *VersionChange
+	Moved    bool // content landed elsewhere than the kernel wrote it: an append whose end others had moved (P8)
 	Topology bool // a directory moves to another parent: guard: it does not come to lie below itself (P3)
 }
 

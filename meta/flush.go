@@ -138,7 +138,7 @@ func (fs *FS) takeOff(n *node, c Caller, mode flushMode) *flight {
 
 // splitReady moves the stored chunks to a stage of their own.
 func (s *stage) splitReady() stage {
-	ready := stage{mtime: s.mtime, since: s.since, writer: s.writer, caller: s.caller, others: s.others}
+	ready := stage{mtime: s.mtime, since: s.since, writer: s.writer, caller: s.caller, others: s.others, appends: s.appends, tail: s.tail}
 	kept := s.runs[:0]
 	for _, r := range s.runs {
 		if r.seal != nil && r.seal.stored {
@@ -154,7 +154,25 @@ func (s *stage) splitReady() stage {
 	if len(kept) == 0 {
 		*s = stage{}
 	}
+	s.follow(&ready)
 	return ready
+}
+
+// follow says where the appended bytes of s begin once those of ready, which
+// were taken out of it, are committed: behind them. Where they lie among each
+// other neither can be moved.
+func (s *stage) follow(ready *stage) {
+	if !s.appends || len(ready.runs) == 0 {
+		return
+	}
+	end := max(ready.end(), s.tail)
+	for i := range s.runs {
+		if r := &s.runs[i]; r.end() > s.tail && r.off < end {
+			s.appends, ready.appends = false, false
+			return
+		}
+	}
+	s.tail = end
 }
 
 // prepare stores what has to be stored before the commit (I6) and builds the
@@ -383,10 +401,15 @@ func (f *flight) plan(v *view) (*Change, error) {
 	ch := &w.change
 	after := *before
 	if len(f.extents) > 0 {
-		after.Size = max(before.Size, f.end)
+		ranges, end, moved := f.landing(before.Size)
+		if end > SizeMax {
+			return nil, E("write", n.ino, "", KindTooBig, nil)
+		}
+		after.Size = max(before.Size, end)
+		ch.Moved = moved
 		after.Mtime, after.Ctime = f.stage.mtime, max(before.Ctime, f.stage.mtime)
 		after.ContentRev = RevPending
-		w.content = ContentChange{Ino: n.ino, Ranges: f.ranges, Blobs: f.blobs, Fresh: before.Size == 0}
+		w.content = ContentChange{Ino: n.ino, Ranges: ranges, Blobs: f.blobs, Fresh: before.Size == 0}
 		ch.Content = &w.content
 	}
 	if f.kind == OpWrite {
@@ -400,6 +423,18 @@ func (f *flight) plan(v *view) (*Change, error) {
 	f.writers(&a)
 	ch.Record = Record{Kind: f.kind, Ino: n.ino, Version: after.Version, Size: after.Size, Before: b.String(), After: a.String()}
 	return ch, nil
+}
+
+// landing says where the content goes in a file of the given size: where it was
+// written, but for appended bytes when the end is elsewhere by now (P8).
+func (f *flight) landing(size int64) (ranges []RangeChange, end int64, moved bool) {
+	delta := size - f.stage.tail
+	if !f.stage.appends || delta == 0 || f.end <= f.stage.tail {
+		return f.ranges, f.end, false
+	}
+	extents := append(shiftExtents(f.extents, 0, f.stage.tail, 0),
+		shiftExtents(f.extents, f.stage.tail, SizeMax-f.stage.tail, delta)...)
+	return rangesOf(extents), f.end + delta, true
 }
 
 // nextVersion says which version a content change of a handle makes or moves:

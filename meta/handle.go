@@ -156,10 +156,14 @@ func (h *Handle) stage(c Caller, known *Attr, off int64, data []byte) error {
 	}
 	n.mu.Lock()
 	if off == AtEnd {
-		if off = n.sizeNow(fs, known); off > SizeMax-int64(len(data)) {
+		committed := n.sizeWithout(fs, known)
+		if off = max(committed, n.staged.end()); off > SizeMax-int64(len(data)) {
 			n.mu.Unlock()
 			return E("write", n.ino, "", KindTooBig, nil)
 		}
+		n.staged.appended(off, committed)
+	} else {
+		n.staged.placed(off + int64(len(data)))
 	}
 	var filled [1]*sealed
 	seals := filled[:0]

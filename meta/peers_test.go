@@ -333,3 +333,41 @@ func TestTooManyOperationsOfOthersDropEverything(t *testing.T) {
 		t.Errorf("dropped %d times, want once", a.kernel.dropped()-before)
 	}
 }
+
+// Appended bytes go to the end that the file has when they are committed,
+// whatever was written between; bytes written at an offset stay there.
+func TestP8AppendsLandAtTheTrueEnd(t *testing.T) {
+	store, p := newFakeStore(), newFakePeers()
+	a, b := joinZone(t, store, p), joinZone(t, store, p)
+	h := a.create("f")
+	a.write(h, 0, []byte("0123456789"))
+	a.close(h)
+	ino := h.Ino()
+	ha, hb := a.open(ino), b.open(ino)
+	a.write(ha, AtEnd, []byte("aaa"))
+	a.write(ha, 2, []byte("XX"))
+	a.write(ha, AtEnd, []byte("AAA"))
+	b.write(hb, AtEnd, []byte("bbbbb"))
+	b.flush(hb)
+	b.write(hb, AtEnd, []byte("ccc"))
+	a.close(ha)
+	b.close(hb)
+	h = a.open(ino)
+	if got, want := string(a.read(h, 0, 100)), "01XX456789bbbbbaaaAAAccc"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	a.close(h)
+	a.kernel.mu.Lock()
+	defer a.kernel.mu.Unlock()
+	moved := 0
+	for _, changes := range store.batches {
+		for _, ch := range changes {
+			if ch.Moved {
+				moved++
+			}
+		}
+	}
+	if moved != 2 {
+		t.Errorf("%d changes say that they landed elsewhere, want 2", moved)
+	}
+}

@@ -64,6 +64,11 @@ type stage struct {
 	writer uint64     // handle of the last write
 	caller Caller     // who made it
 	others []writerID // who wrote besides, for the record
+
+	// Bytes from tail on were all appended to what was the file's end: they go to
+	// where that is when they are committed, should another daemon have moved it (P8).
+	appends bool
+	tail    int64
 }
 
 // writerID names a writer in records.
@@ -118,6 +123,21 @@ func (s *stage) write(off int64, data []byte) int {
 	copy(buf.b, data)
 	s.insert(i, run{off: off, n: int64(len(data)), buf: buf})
 	return i
+}
+
+// appended notes a write at the file's end; committed is the size that the file
+// has without what is staged.
+func (s *stage) appended(off, committed int64) {
+	if !s.appends && off == committed {
+		s.appends, s.tail = true, off
+	}
+}
+
+// placed notes a write at an offset of the caller's choice.
+func (s *stage) placed(end int64) {
+	if s.appends && end > s.tail {
+		s.appends = false
+	}
 }
 
 // extend makes room up to end in a run and lengthens it; the new bytes are the
@@ -222,7 +242,8 @@ func (s *stage) full(i int) bool {
 // The older one is empty after.
 func (s *stage) under(old *stage) {
 	merged := stage{runs: old.runs, mem: old.mem, mtime: old.mtime, since: old.since,
-		writer: old.writer, caller: old.caller, others: old.others}
+		writer: old.writer, caller: old.caller, others: old.others,
+		appends: old.appends && (len(s.runs) == 0 || s.appends), tail: old.tail}
 	for i := range s.runs {
 		r := &s.runs[i]
 		if r.seal != nil {

@@ -35,3 +35,17 @@ func (m *Mount) zone(t testing.TB, base string) {
 	m.env = append(m.env, "NEXUSFS_STATE="+filepath.Join(base, "state"))
 	m.args = append(m.args, "-o", "content="+m.Content)
 }
+
+// Beside mounts the zone of m, which lies in a database, a second time by a
+// daemon of its own.
+func (m *Mount) Beside(t testing.TB) *Mount {
+	t.Helper()
+	o := m.opts
+	o.Store, o.Dir = m.Store, ""
+	b := Prepare(t, o)
+	b.Content, b.env, b.args = m.Content, m.env, nil // the zone knows where its content lies
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}

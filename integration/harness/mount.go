@@ -30,6 +30,7 @@ type Options struct {
 	Failpoints bool     // run the binary that has failpoints
 	UID, GID   uint32   // run the daemon as this user when not 0
 	NoFsck     bool     // the test damages the store: cleanup does not check it
+	Database   bool     // a new store is a zone in PostgreSQL, whatever OnDatabase says
 }
 
 // Mount is a store, a mountpoint and the daemon that serves it in the
@@ -69,7 +70,7 @@ func Prepare(t testing.TB, o Options) *Mount {
 	base := Scratch(t)
 	m := &Mount{t: t, opts: o, Store: o.Store, Dir: o.Dir, log: filepath.Join(base, "daemon.log")}
 	switch {
-	case m.Store == "" && OnDatabase():
+	case m.Store == "" && (o.Database || OnDatabase()):
 		m.zone(t, base)
 	case m.Store == "":
 		m.Store = filepath.Join(base, "store")
