@@ -6,7 +6,7 @@ set -euo pipefail
 case "${1-}" in
 mount) want="fusermount3:fuse3 git:git" ;;
 test) want="fusermount3:fuse3 git:git gcc:gcc make:make fio:fio rsync:rsync sqlite3:sqlite3 getfattr:attr setfacl:acl
-	mkfs.ext4:e2fsprogs unshare:util-linux flock:util-linux vim:vim tar:tar" ;;
+	mkfs.ext4:e2fsprogs unshare:util-linux flock:util-linux vim:vim tar:tar ps:procps" ;;
 pjdfstest) want="autoreconf:autoconf automake:automake gcc:gcc make:make prove:perl" ;;
 *)
 	echo "usage: $0 mount|test|pjdfstest" >&2

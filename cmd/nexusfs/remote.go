@@ -149,6 +149,12 @@ func (a *app) nodesOf(r *remote) ([]node, error) {
 	return out, nil
 }
 
+// served reports whether a daemon of this machine mounts the store.
+func (d storeDir) served() bool {
+	by, held, err := probeLock(d)
+	return err == nil && held && by.Role == "mount"
+}
+
 // hideSecrets takes passwords out of this process's command line, where ps(1)
 // shows them to everybody, and returns the arguments as they were. Go's os.Args
 // are the very bytes that the kernel shows.

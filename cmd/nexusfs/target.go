@@ -140,16 +140,16 @@ func (a *app) mountTarget(config *Config, m mountEntry, inside string) (t *targe
 		if t.store, err = a.nodeDir(t.remote, m.Point); err != nil {
 			return nil, err
 		}
-		if t.store.readRemote() == nil { // a bind mount shows another mountpoint than the daemon's
-			t.store = ""
-		}
 	}
-	if t == nil || t.store == "" {
+	if t == nil || t.remote != nil && !t.store.served() {
+		// A mount by another user or a bind mount: it says itself, if its daemon lives.
 		path, err := storeOfMount(m.Point)
-		if err != nil {
+		if err != nil && t == nil {
 			return nil, fail(exitDaemon, "the mount at %s does not say which store it shows (its source is %q): name the STORE instead: %w", escapeName(m.Point), m.Source, err)
 		}
-		t = targetIn(storeDir(path))
+		if err == nil {
+			t = targetIn(storeDir(path))
+		}
 	}
 	t.mount, t.inside = &m, inside
 	return t, nil

@@ -32,7 +32,6 @@ func (m *Mount) zone(t testing.TB, base string) {
 	s := server(t)
 	m.Store = s.URL(pgtest.Superuser, "", s.Database(t)) + "&zone=default"
 	m.Content = filepath.Join(base, "content")
-	m.env = append(m.env, "NEXUSFS_STATE="+filepath.Join(base, "state"))
 	m.args = append(m.args, "-o", "content="+m.Content)
 }
 

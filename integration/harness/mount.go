@@ -69,6 +69,7 @@ func Prepare(t testing.TB, o Options) *Mount {
 	}
 	base := Scratch(t)
 	m := &Mount{t: t, opts: o, Store: o.Store, Dir: o.Dir, log: filepath.Join(base, "daemon.log")}
+	m.env = append(m.env, "NEXUSFS_STATE="+filepath.Join(base, "state"))
 	switch {
 	case m.Store == "" && (o.Database || OnDatabase()):
 		m.zone(t, base)
