@@ -6,7 +6,7 @@ set -euo pipefail
 case "${1-}" in
 mount) want="fusermount3:fuse3 git:git" ;;
 test) want="fusermount3:fuse3 git:git gcc:gcc make:make fio:fio rsync:rsync sqlite3:sqlite3 getfattr:attr setfacl:acl
-	mkfs.ext4:e2fsprogs unshare:util-linux flock:util-linux vim:vim tar:tar ps:procps" ;;
+	mkfs.ext4:e2fsprogs unshare:util-linux flock:util-linux vim:vim tar:tar ps:procps initdb:postgresql" ;;
 pjdfstest) want="autoreconf:autoconf automake:automake gcc:gcc make:make prove:perl" ;;
 *)
 	echo "usage: $0 mount|test|pjdfstest" >&2
@@ -14,6 +14,9 @@ pjdfstest) want="autoreconf:autoconf automake:automake gcc:gcc make:make prove:p
 	;;
 esac
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+for dir in /usr/lib/postgresql/*/bin; do # Debian keeps the server's programs out of the PATH
+	PATH=$PATH:$dir
+done
 
 missing=()
 for pair in $want; do

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 
+	"github.com/jackc/pgx/v5"
 	"nexusfs/meta"
 )
 
@@ -50,12 +51,8 @@ func (t *actorTable) next(s *Store) (int64, error) {
 		var block int64
 		ctx, cancel := context.WithTimeout(context.Background(), s.o.Statement+answerGrace)
 		defer cancel()
-		c, err := s.acquire(ctx, s.pools.commit)
+		err := s.borrow(ctx, s.pools.commit, func(c *pgx.Conn) error { return c.QueryRow(ctx, "SELECT nextval('actor_blocks')").Scan(&block) })
 		if err != nil {
-			return 0, err
-		}
-		defer c.Release()
-		if err := c.QueryRow(ctx, "SELECT nextval('actor_blocks')").Scan(&block); err != nil {
 			return 0, err
 		}
 		t.free = s.base | block*actorBlock

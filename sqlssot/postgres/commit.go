@@ -5,10 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"nexusfs/meta"
 )
 
@@ -38,11 +38,9 @@ const (
 	settleSQL  = `SELECT settle_batch($1,$2,$3,$4)`
 )
 
-const (
-	maxRetries  = 8 // of deadlocks, serialization failures and batches that were not applied
-	firstPause  = 20 * time.Millisecond
-	longestWait = time.Second // between two attempts to reach the server
-)
+// maxRetries bounds how often a batch is sent again: after deadlocks,
+// serialization failures and lost connections after which it was not applied.
+const maxRetries = 8
 
 // reasons are why a change is refused, by commit_batch's numbers.
 var reasons = map[int64]string{
@@ -304,7 +302,7 @@ func (s *Store) settle(ctx context.Context, seq int64) (raw []int64, committed b
 	ctx, cancel := context.WithTimeout(ctx, s.o.Settle)
 	defer cancel()
 	st := &s.batches
-	err = s.patiently(ctx, func() error {
+	err = patiently(ctx, s.pools.commit, unreachable, func() error {
 		c, err := s.acquire(ctx, s.pools.commit)
 		if err != nil {
 			return err
@@ -315,41 +313,16 @@ func (s *Store) settle(ctx context.Context, seq int64) (raw []int64, committed b
 	return raw, raw != nil, err
 }
 
-// connected takes a connection of the commit pool. A server that is being
-// restarted gets the time of one attempt to connect to come back.
-func (s *Store) connected(ctx context.Context) (c *pgxConn, err error) {
+// connected takes a connection of the commit pool, as patiently as borrow.
+func (s *Store) connected(ctx context.Context) (c *pgxpool.Conn, err error) {
+	if c, err = s.acquire(ctx, s.pools.commit); err == nil || !gone(err) {
+		return c, err
+	}
 	bounded, cancel := context.WithTimeout(ctx, s.o.Connect)
 	defer cancel()
-	err = s.patiently(bounded, func() error {
-		c, err = s.acquire(bounded, s.pools.commit)
+	err = patiently(bounded, s.pools.commit, gone, func() error {
+		c, err = s.acquire(ctx, s.pools.commit)
 		return err
 	})
 	return c, err
-}
-
-// patiently repeats fn, with growing pauses, while the server cannot be
-// reached. It ends with fn's last error when ctx ends.
-func (s *Store) patiently(ctx context.Context, fn func() error) error {
-	for wait := firstPause; ; wait = min(2*wait, longestWait) {
-		err := fn()
-		if err == nil || !unreachable(err) {
-			return err
-		}
-		s.pools.commit.Reset()
-		if pause(ctx, wait) != nil {
-			return err
-		}
-	}
-}
-
-// pause waits, or returns ctx's error when that ends first.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strings"
 	"testing"
 
 	"nexusfs/internal/pgtest"
@@ -77,13 +76,10 @@ func openOrCreate(tb testing.TB, o Options) *Store {
 	return s
 }
 
-// Exec changes the database behind the stores' back. The suite writes bytes as
-// SQLite does.
+// Exec changes the database behind the stores' back.
 func (d *database) Exec(tb testing.TB, sql string) {
 	tb.Helper()
-	sql = strings.ReplaceAll(sql, "zeroblob(32)", `decode(repeat('00',32),'hex')`)
-	sql = strings.ReplaceAll(sql, "x'00'", `'\x00'`)
-	d.s.MustSQL(tb, d.name, "SET search_path=nexusfs; "+sql)
+	d.s.MustSQL(tb, d.name, "SET search_path=nexusfs; "+ssottest.PostgresSQL(sql))
 }
 
 func TestConformance(t *testing.T) { ssottest.Run(t, newDatabase) }

@@ -77,17 +77,23 @@ func cut(err error) bool {
 		errors.Is(err, net.ErrClosed) || pgconn.Timeout(err) || pgconn.SafeToRetry(err)
 }
 
+// gone reports whether the server was not there, or left: another attempt may
+// find it back.
+func gone(err error) bool {
+	if code := codeOf(err); code != "" {
+		return code[:2] == "57" && code != codeCanceled || code[:2] == "08"
+	}
+	return cut(err)
+}
+
 // unreachable reports whether another attempt may find the server, or find it
 // less busy.
 func unreachable(err error) bool {
-	if code := codeOf(err); code != "" {
-		switch code {
-		case codeCanceled, codeTooManyConns, codeSerialization, codeDeadlock:
-			return true
-		}
-		return code[:2] == "57" || code[:2] == "08"
+	switch codeOf(err) {
+	case codeCanceled, codeTooManyConns, codeSerialization, codeDeadlock:
+		return true
 	}
-	return cut(err) || errors.Is(err, errPoolBusy)
+	return gone(err) || errors.Is(err, errPoolBusy)
 }
 
 func explainServer(pg *pgconn.PgError) (meta.Kind, string) {

@@ -97,6 +97,33 @@ func withConn(ctx context.Context, o Options, fn func(c *pgx.Conn) error) error 
 	return classify("migrate", 0, "", errors.Join(err, c.Close(context.WithoutCancel(ctx))))
 }
 
+const createSchema = "CREATE SCHEMA IF NOT EXISTS " + schemaName
+
+// ownSchema makes the schema where it is missing, and goes on as nexusfs_owner
+// where that owns it, so that whoever migrates next may change what is made now.
+func ownSchema(ctx context.Context, tx pgx.Tx) error {
+	var there, role bool
+	if err := tx.QueryRow(ctx, `SELECT to_regnamespace('nexusfs') IS NOT NULL, EXISTS (SELECT FROM pg_roles WHERE rolname = 'nexusfs_owner')`).Scan(&there, &role); err != nil {
+		return err
+	}
+	if !there {
+		sql := "CREATE SCHEMA " + schemaName
+		if role {
+			sql += " AUTHORIZATION nexusfs_owner"
+		}
+		if _, err := exec(ctx, tx, sql); err != nil {
+			return err
+		}
+	}
+	var owner bool
+	if err := tx.QueryRow(ctx, `SELECT r.rolname = 'nexusfs_owner' AND pg_has_role(current_user, r.oid, 'MEMBER')
+		FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner WHERE n.nspname = 'nexusfs'`).Scan(&owner); err != nil || !owner {
+		return err
+	}
+	_, err := exec(ctx, tx, "SET LOCAL ROLE nexusfs_owner")
+	return err
+}
+
 // plan lists the statements from a version on.
 func plan(version int) ([]string, error) {
 	list, err := migrations()
@@ -105,7 +132,7 @@ func plan(version int) ([]string, error) {
 	}
 	var out []string
 	if version == 0 {
-		out = append(out, "CREATE SCHEMA IF NOT EXISTS "+schemaName)
+		out = append(out, createSchema)
 	}
 	for _, m := range list[version:] {
 		out = append(out, m.sql, fmt.Sprintf("INSERT INTO schema_version(version, name) VALUES (%d, '%s')", m.version, m.name))
@@ -195,28 +222,16 @@ func migrateIn(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return err
 	}
-	var owner bool
-	if err := tx.QueryRow(ctx, `SELECT coalesce(pg_has_role(current_user, (SELECT oid FROM pg_roles WHERE rolname = 'nexusfs_owner'), 'MEMBER'), false)`).Scan(&owner); err != nil {
+	if err := ownSchema(ctx, tx); err != nil {
 		return err
-	}
-	if owner { // so that whoever migrates next may change what this one made
-		if _, err := exec(ctx, tx, "SET LOCAL ROLE nexusfs_owner"); err != nil {
-			return err
-		}
 	}
 	statements, err := plan(version)
 	if err != nil {
 		return err
 	}
 	for _, sql := range statements {
-		if strings.HasPrefix(sql, "CREATE SCHEMA") {
-			var there bool
-			if err := tx.QueryRow(ctx, "SELECT to_regnamespace('nexusfs') IS NOT NULL").Scan(&there); err != nil {
-				return err
-			}
-			if there { // IF NOT EXISTS still asks for the right to make it
-				continue
-			}
+		if sql == createSchema {
+			continue // by ownSchema
 		}
 		if _, err := tx.Conn().PgConn().Exec(ctx, sql).ReadAll(); err != nil {
 			return err

@@ -12,7 +12,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"nexusfs/meta"
 )
 
@@ -23,8 +22,6 @@ const (
 	// maxZones bounds the number of zones of one database (keys stay positive).
 	maxZones = 1 << 14
 )
-
-type pgxConn = pgxpool.Conn
 
 // Store is one zone of one database: meta.Store, meta.Sessions, meta.History
 // and meta.Upkeep. Reads and upkeep may run concurrently; Commit takes turns.

@@ -37,7 +37,8 @@ type Options struct {
 	Strict   bool   // a commit is on disk before Commit returns; else after Sync
 	ReadOnly bool   // writes nothing; Commit and everything else that writes gives KindReadOnly
 	Conns    int    // connections for reads; 0 means 8. A few more are used for commits and upkeep
-	// Connect bounds one attempt to connect (0: 5 s), Statement how long a
+	// Connect bounds one attempt to connect, and for how long a server that is away
+	// is tried again (0: 5 s), Statement how long a
 	// statement of the filesystem may run (0: 30 s), Settle for how long the
 	// outcome of a commit is looked for after its connection broke (0: 30 s).
 	Connect, Statement, Settle time.Duration

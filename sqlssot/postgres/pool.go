@@ -14,6 +14,12 @@ import (
 // waits for an answer before it gives the connection up.
 const answerGrace = 5 * time.Second
 
+// Pauses between two attempts to reach the server.
+const (
+	firstPause   = 20 * time.Millisecond
+	longestPause = time.Second
+)
+
 // pools are the store's connections, apart from each other so that readers
 // cannot keep a commit waiting, nor scans a reader.
 type pools struct {
@@ -48,35 +54,66 @@ func (p *pools) close() {
 	}
 }
 
-// borrow runs fn on a connection of a pool. A connection that turns out broken
-// is replaced once, with all others of the pool: a server that was restarted
-// leaves only broken ones. So fn may run twice and must be harmless to repeat.
+// borrow runs fn on a connection of a pool. When the connection breaks, or the
+// server cannot be reached, that is tried again for Options.Connect: a server
+// that is being restarted gets the time to come back. So fn may run more than
+// once and must be harmless to repeat.
 func (s *Store) borrow(ctx context.Context, pool *pgxpool.Pool, fn func(c *pgx.Conn) error) error {
-	for attempt := 0; ; attempt++ {
+	once := func(ctx context.Context) error {
 		c, err := s.acquire(ctx, pool)
 		if err != nil {
 			return err
 		}
-		err = fn(c.Conn())
-		broken := c.Conn().IsClosed()
-		c.Release()
-		if err == nil || !broken || attempt > 0 || ctx.Err() != nil {
+		defer c.Release()
+		return fn(c.Conn())
+	}
+	err := once(ctx)
+	if err == nil || !gone(err) {
+		return err
+	}
+	pool.Reset() // the others are as broken
+	bounded, cancel := context.WithTimeout(ctx, s.o.Connect)
+	defer cancel()
+	return patiently(bounded, pool, gone, func() error { return once(ctx) })
+}
+
+// patiently repeats fn, with growing pauses, while its errors are worth it. It
+// ends with fn's last error when ctx ends.
+func patiently(ctx context.Context, pool *pgxpool.Pool, worth func(error) bool, fn func() error) error {
+	for wait := firstPause; ; wait = min(2*wait, longestPause) {
+		err := fn()
+		if err == nil || !worth(err) || pause(ctx, wait) != nil {
 			return err
 		}
 		pool.Reset()
 	}
 }
 
-// acquire takes a connection. Waiting for one is bounded: a pool that is empty
-// for so long is reported.
+// pause waits, or returns ctx's error when that ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// acquire takes a connection. Waiting for one is bounded, by ctx if that has a
+// deadline: a pool that is empty for so long is reported.
 func (s *Store) acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {
 	if s.closed.Load() {
 		return nil, meta.E("connect", 0, "", meta.KindShutdown, nil)
 	}
-	bounded, cancel := context.WithTimeout(ctx, s.o.Statement)
-	defer cancel()
-	c, err := pool.Acquire(bounded)
-	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) && pool.Stat().AcquiredConns() == pool.Stat().MaxConns() {
+	if _, ok := ctx.Deadline(); !ok {
+		bounded, cancel := context.WithTimeout(ctx, s.o.Statement)
+		defer cancel()
+		ctx = bounded
+	}
+	c, err := pool.Acquire(ctx)
+	if err != nil && errors.Is(err, context.DeadlineExceeded) && pool.Stat().AcquiredConns() == pool.Stat().MaxConns() {
 		return nil, errPoolBusy
 	}
 	return c, err

@@ -81,7 +81,8 @@ func (p *proxy) up(x *proxied) {
 			return
 		}
 		if bytes.HasPrefix(buf[:n], cancelRequest) {
-			continue // a network that breaks loses these, too
+			x.server.Close() // a network that breaks loses these, too
+			return
 		}
 		p.mu.Lock()
 		fault := p.fault

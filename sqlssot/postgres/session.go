@@ -194,7 +194,7 @@ func (s *Store) Sync(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.o.Settle)
 	defer cancel()
 	var seq int64
-	err := s.patiently(ctx, func() error {
+	err := patiently(ctx, s.pools.read, unreachable, func() error {
 		return s.borrow(ctx, s.pools.read, func(c *pgx.Conn) error {
 			return c.QueryRow(ctx, `SELECT coalesce((SELECT seq FROM session_rows WHERE session = $1), 0) FROM make_durable()`, s.k(st.session)).Scan(&seq)
 		})

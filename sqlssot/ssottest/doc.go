@@ -7,6 +7,7 @@
 package ssottest
 
 import (
+	"strings"
 	"testing"
 
 	"nexusfs/meta"
@@ -25,7 +26,8 @@ type Store interface {
 // if they are not closed before.
 type Database interface {
 	Zone(tb testing.TB, name string) Store
-	// Exec changes the database behind the stores' back, to damage it.
+	// Exec changes the database behind the stores' back, to damage it. The
+	// statement is written for SQLite; PostgresSQL turns it into PostgreSQL's.
 	Exec(tb testing.TB, sql string)
 }
 
@@ -42,7 +44,7 @@ type Case struct {
 func Cases() []Case {
 	var out []Case
 	for _, group := range [][]Case{nameCases, guardCases, batchCases, contentCases, historyCases, rewindCases,
-		sessionCases, upkeepCases, chainCases, zoneCases, modelCases} {
+		sessionCases, upkeepCases, chainCases, zoneCases, isolationCases, modelCases} {
 		out = append(out, group...)
 	}
 	return out
@@ -53,4 +55,10 @@ func Run(t *testing.T, f Factory) {
 	for _, c := range Cases() {
 		t.Run(c.Name, func(t *testing.T) { c.Run(t, f) })
 	}
+}
+
+// PostgresSQL writes the bytes in a statement for Database.Exec as PostgreSQL does.
+func PostgresSQL(sql string) string {
+	sql = strings.ReplaceAll(sql, "zeroblob(32)", "decode(repeat('00',32),'hex')")
+	return strings.ReplaceAll(sql, "x'00'", `'\x00'`)
 }

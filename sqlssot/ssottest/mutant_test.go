@@ -9,30 +9,40 @@ import (
 	"runtime"
 	"testing"
 
+	"nexusfs/internal/pgtest"
 	"nexusfs/meta"
+	"nexusfs/sqlssot/postgres"
 	"nexusfs/sqlssot/sqlite"
 	"nexusfs/sqlssot/ssottest"
 	zsqlite "zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
 )
 
-// TestSuiteCatchesMutants: the suite fails on stores that are broken on
-// purpose, and passes on the same store unbroken (there: TestConformance).
+// engines are what the mutants are made of: each dialect unbroken passes the
+// whole suite in its own package (TestConformance).
+var engines = map[string]func(t *testing.T) ssottest.Factory{"sqlite": onSQLite, "postgres": onPostgres}
+
+// TestSuiteCatchesMutants: the suite fails on stores that are broken on purpose.
 func TestSuiteCatchesMutants(t *testing.T) {
 	for name, value := range map[string]string{"rapid.shrinktime": "0s", "rapid.nofailfile": "true", "rapid.checks": "15"} {
 		if err := flag.Set(name, value); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for name, wrap := range mutants {
-		t.Run(name, func(t *testing.T) {
-			for _, c := range ssottest.Cases() {
-				if r := runCase(t, c, wrap); r.failed {
-					t.Logf("caught by %s: %.200s", c.Name, r.first)
-					return
-				}
+	for engine, start := range engines {
+		t.Run(engine, func(t *testing.T) {
+			factory := start(t)
+			for name, wrap := range mutants {
+				t.Run(name, func(t *testing.T) {
+					for _, c := range ssottest.Cases() {
+						if r := runCase(t, c, factory, wrap); r.failed {
+							t.Logf("caught by %s: %.200s", c.Name, r.first)
+							return
+						}
+					}
+					t.Error("no case of the suite noticed")
+				})
 			}
-			t.Error("no case of the suite noticed")
 		})
 	}
 }
@@ -66,7 +76,7 @@ func (r *recorder) FailNow()                  { r.fail("fail"); runtime.Goexit()
 func (r *recorder) Fatal(a ...any)            { r.fail(fmt.Sprint(a...)); runtime.Goexit() }
 func (r *recorder) Fatalf(f string, a ...any) { r.fail(fmt.Sprintf(f, a...)); runtime.Goexit() }
 
-func runCase(t *testing.T, c ssottest.Case, wrap func(ssottest.Store) ssottest.Store) *recorder {
+func runCase(t *testing.T, c ssottest.Case, f ssottest.Factory, wrap func(ssottest.Store) ssottest.Store) *recorder {
 	r := &recorder{TB: t}
 	done := make(chan struct{})
 	go func() {
@@ -76,7 +86,7 @@ func runCase(t *testing.T, c ssottest.Case, wrap func(ssottest.Store) ssottest.S
 				r.fail(fmt.Sprint(p))
 			}
 		}()
-		c.Run(r, func(testing.TB) ssottest.Database { return &mutantDB{filepath.Join(t.TempDir(), "meta.db"), r, wrap} })
+		c.Run(r, func(testing.TB) ssottest.Database { return wrapped{f(r), wrap} })
 	}()
 	<-done
 	for i := len(r.cleanups) - 1; i >= 0; i-- {
@@ -85,13 +95,27 @@ func runCase(t *testing.T, c ssottest.Case, wrap func(ssottest.Store) ssottest.S
 	return r
 }
 
-type mutantDB struct {
-	path string
-	r    *recorder
+// wrapped is a database whose stores are broken.
+type wrapped struct {
+	ssottest.Database
 	wrap func(ssottest.Store) ssottest.Store
 }
 
-func (d *mutantDB) Zone(tb testing.TB, name string) ssottest.Store {
+func (d wrapped) Zone(tb testing.TB, name string) ssottest.Store {
+	return d.wrap(d.Database.Zone(tb, name))
+}
+
+type sqliteDB struct{ path string }
+
+func onSQLite(t *testing.T) ssottest.Factory {
+	dir, n := t.TempDir(), 0
+	return func(testing.TB) ssottest.Database {
+		n++
+		return &sqliteDB{filepath.Join(dir, fmt.Sprint(n, ".db"))}
+	}
+}
+
+func (d *sqliteDB) Zone(tb testing.TB, name string) ssottest.Store {
 	o := sqlite.Options{Path: d.path, Zone: name, Mode: 0o755}
 	s, err := sqlite.Open(context.Background(), o)
 	if err != nil {
@@ -100,11 +124,11 @@ func (d *mutantDB) Zone(tb testing.TB, name string) ssottest.Store {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	d.r.Cleanup(func() { s.Close() })
-	return d.wrap(s)
+	tb.Cleanup(func() { s.Close() })
+	return s
 }
 
-func (d *mutantDB) Exec(tb testing.TB, sql string) {
+func (d *sqliteDB) Exec(tb testing.TB, sql string) {
 	// The stores' VFS lets other connections of this process in.
 	c, err := zsqlite.OpenConn("file:"+d.path+"?vfs=nexusfs", zsqlite.OpenReadWrite|zsqlite.OpenURI)
 	if err == nil {
@@ -113,6 +137,33 @@ func (d *mutantDB) Exec(tb testing.TB, sql string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
+}
+
+type postgresDB struct {
+	s    *pgtest.Server
+	name string
+}
+
+func onPostgres(t *testing.T) ssottest.Factory {
+	s := pgtest.Start(t, pgtest.Options{})
+	return func(tb testing.TB) ssottest.Database { return &postgresDB{s, s.Database(tb)} }
+}
+
+func (d *postgresDB) Zone(tb testing.TB, name string) ssottest.Store {
+	o := postgres.Options{URL: d.s.SocketURL(d.name), Zone: name, Mode: 0o755}
+	s, err := postgres.Open(context.Background(), o)
+	if err != nil {
+		s, err = postgres.Create(context.Background(), o)
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { s.Close() })
+	return s
+}
+
+func (d *postgresDB) Exec(tb testing.TB, sql string) {
+	d.s.MustSQL(tb, d.name, "SET search_path=nexusfs; "+ssottest.PostgresSQL(sql))
 }
 
 // change wraps a store whose Commit first alters what it is given.

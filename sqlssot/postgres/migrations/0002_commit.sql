@@ -301,13 +301,6 @@ BEGIN
   IF b.extents IS NOT NULL OR b.cuts IS NOT NULL OR b.blobs IS NOT NULL THEN
     gone := put_content(b, w, p_zone, shift);
   END IF;
-  IF b.made IS NOT NULL THEN
-    INSERT INTO inodes(ino, mode, uid, gid, nlink, rdev, flags, size, bytes, entries, atime, mtime, ctime, btime,
-      parent, cookie, creator, rev, content_rev, version, target)
-    SELECT m.ino, m.mode, m.uid, m.gid, m.nlink, m.rdev, m.flags, m.size, m.bytes, m.entries, m.atime, m.mtime, m.ctime, m.btime,
-      m.parent, m.cookie, m.creator, shift + m.c, CASE WHEN m.content_rev < 0 THEN shift + m.c ELSE m.content_rev END, m.version, m.target
-    FROM unnest(b.made) m WHERE m.c BETWEEN w.lo AND w.hi;
-  END IF;
   IF b.files IS NOT NULL THEN
     a := put_files(b, w, shift, gone);
   END IF;
@@ -317,18 +310,29 @@ BEGIN
   IF b.ended IS NOT NULL THEN
     PERFORM end_names(b, w, shift);
   END IF;
-  IF b.named IS NOT NULL THEN
+  -- New inodes, new names and their directories: what most operations are. One
+  -- statement, for beginning one costs more than its rows.
+  IF b.made IS NOT NULL OR b.deltas IS NOT NULL THEN
+    WITH new_inodes AS (
+      INSERT INTO inodes(ino, mode, uid, gid, nlink, rdev, flags, size, bytes, entries, atime, mtime, ctime, btime,
+        parent, cookie, creator, rev, content_rev, version, target)
+      SELECT m.ino, m.mode, m.uid, m.gid, m.nlink, m.rdev, m.flags, m.size, m.bytes, m.entries, m.atime, m.mtime, m.ctime, m.btime,
+        m.parent, m.cookie, m.creator, shift + m.c, CASE WHEN m.content_rev < 0 THEN shift + m.c ELSE m.content_rev END, m.version, m.target
+      FROM unnest(b.made) m WHERE m.c BETWEEN w.lo AND w.hi
+    ), new_names AS (
+      INSERT INTO dentries(parent, cookie, name, ino, type, begin)
+      SELECT x.parent, x.cookie, x.name, x.after, x.type, shift + x.c FROM unnest(b.named) x WHERE x.c BETWEEN w.lo AND w.hi
+    )
+    UPDATE inodes i SET entries = i.entries + d.entries, nlink = i.nlink + d.nlink, mtime = d.time, ctime = d.time, rev = shift + d.c
+    FROM unnest(b.deltas) d WHERE d.c BETWEEN w.lo AND w.hi AND i.ino = d.ino AND i.nlink > 0;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    IF n <> w.deltas THEN PERFORM refuse(4); END IF;
+  ELSIF b.named IS NOT NULL THEN
     INSERT INTO dentries(parent, cookie, name, ino, type, begin)
     SELECT x.parent, x.cookie, x.name, x.after, x.type, shift + x.c FROM unnest(b.named) x WHERE x.c BETWEEN w.lo AND w.hi;
   END IF;
   IF b.hints IS NOT NULL THEN
     UPDATE inodes i SET parent = x.parent, cookie = x.cookie FROM unnest(b.hints) x WHERE x.c BETWEEN w.lo AND w.hi AND i.ino = x.ino;
-  END IF;
-  IF b.deltas IS NOT NULL THEN
-    UPDATE inodes i SET entries = i.entries + d.entries, nlink = i.nlink + d.nlink, mtime = d.time, ctime = d.time, rev = shift + d.c
-    FROM unnest(b.deltas) d WHERE d.c BETWEEN w.lo AND w.hi AND i.ino = d.ino AND i.nlink > 0;
-    GET DIAGNOSTICS n = ROW_COUNT;
-    IF n <> w.deltas THEN PERFORM refuse(4); END IF;
   END IF;
   IF b.xattrs IS NOT NULL THEN
     PERFORM put_xattrs(b, w, shift);
@@ -424,29 +428,31 @@ BEGIN
   END IF;
   last := z.rev + accepted;
   new_head := sha256(z.head || chained || int8send((z.rev & 281474976710655) + 1) || int8send(accepted) || sha256(sealed));
-  INSERT INTO operation_records(rev, kind, ino, parent, name, new_parent, new_name, time, actor, version, size, session, seq, before, after,
-    digest, batch, head)
-  SELECT result[2 * x.c + 1], x.kind, x.ino, x.parent, x.name, x.new_parent, x.new_name, x.time, x.actor, x.version, x.size,
-    p_session & 281474976710655, x.seq, x.before, x.after, substr(digests, 32 * x.c::int + 1, 32),
-    CASE result[2 * x.c + 1] WHEN last THEN accepted END, CASE result[2 * x.c + 1] WHEN last THEN new_head END
-  FROM unnest(b.records) x WHERE result[2 * x.c + 1] > 0;
   IF b.dirs IS NOT NULL THEN
     SELECT coalesce(sum(x.topology), 0) INTO moves FROM unnest(b.records) x WHERE result[2 * x.c + 1] > 0;
   END IF;
-  WITH u AS MATERIALIZED (
+  WITH logged AS (
+    INSERT INTO operation_records(rev, kind, ino, parent, name, new_parent, new_name, time, actor, version, size, session, seq, before, after,
+      digest, batch, head)
+    SELECT result[2 * x.c + 1], x.kind, x.ino, x.parent, x.name, x.new_parent, x.new_name, x.time, x.actor, x.version, x.size,
+      p_session & 281474976710655, x.seq, x.before, x.after, substr(digests, 32 * x.c::int + 1, 32),
+      CASE result[2 * x.c + 1] WHEN last THEN accepted END, CASE result[2 * x.c + 1] WHEN last THEN new_head END
+    FROM unnest(b.records) x WHERE result[2 * x.c + 1] > 0
+  ), u AS MATERIALIZED (
     SELECT uid, sum(inodes)::bigint AS inodes, sum(bytes)::bigint AS bytes FROM unnest(usage) GROUP BY uid
   ), fresh AS (
     INSERT INTO counters(zone, kind, id, inodes, bytes) SELECT p_zone, 1, u.uid, u.inodes, u.bytes FROM u
     WHERE u.uid >= 0 AND NOT EXISTS (SELECT FROM counters c WHERE c.zone = p_zone AND c.kind = 1 AND c.id = u.uid)
+  ), counted AS (
+    UPDATE counters c SET inodes = c.inodes + t.inodes, bytes = c.bytes + t.bytes, history = c.history + t.history,
+      rev = t.rev, head = t.head, barrier = greatest(c.barrier, t.barrier), topology = c.topology + moves -- of a user's row they are NULL
+    FROM (
+      SELECT 0 AS kind, 0::bigint AS id, coalesce(sum(u.inodes) FILTER (WHERE u.uid >= 0), 0)::bigint AS inodes,
+        coalesce(sum(u.bytes) FILTER (WHERE u.uid >= 0), 0)::bigint AS bytes, coalesce(sum(u.bytes) FILTER (WHERE u.uid < 0), 0)::bigint AS history,
+        last AS rev, new_head AS head, p_barrier AS barrier FROM u
+      UNION ALL SELECT 1, u.uid, u.inodes, u.bytes, 0, NULL, NULL, NULL FROM u WHERE u.uid >= 0
+    ) t WHERE c.zone = p_zone AND c.kind = t.kind AND c.id = t.id
   )
-  UPDATE counters c SET inodes = c.inodes + t.inodes, bytes = c.bytes + t.bytes, history = c.history + t.history,
-    rev = t.rev, head = t.head, barrier = greatest(c.barrier, t.barrier), topology = c.topology + moves -- of a user's row they are NULL
-  FROM (
-    SELECT 0 AS kind, 0::bigint AS id, coalesce(sum(u.inodes) FILTER (WHERE u.uid >= 0), 0)::bigint AS inodes,
-      coalesce(sum(u.bytes) FILTER (WHERE u.uid >= 0), 0)::bigint AS bytes, coalesce(sum(u.bytes) FILTER (WHERE u.uid < 0), 0)::bigint AS history,
-      last AS rev, new_head AS head, p_barrier AS barrier FROM u
-    UNION ALL SELECT 1, u.uid, u.inodes, u.bytes, 0, NULL, NULL, NULL FROM u WHERE u.uid >= 0
-  ) t WHERE c.zone = p_zone AND c.kind = t.kind AND c.id = t.id;
   UPDATE session_rows s SET seq = p_seq, outcome = result
   WHERE s.session = p_session AND s.epoch = p_epoch AND s.fenced = 0 AND s.ended IS NULL AND s.seq = p_before;
   IF NOT FOUND THEN
