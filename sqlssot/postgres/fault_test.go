@@ -100,21 +100,25 @@ func TestCommitArrivesLate(t *testing.T) {
 	p, w, d := behindProxy(t)
 	first := w.commit(w.attribute(w.inode(w.dir), "1"))
 	again := w.attribute(w.inode(w.dir), "2")
-	var late []byte
-	var held *proxied
+	type batch struct {
+		piece []byte
+		c     *proxied
+	}
+	held := make(chan batch, 1)
 	p.onCommit(func(piece []byte, c *proxied) {
-		late, held = piece, c
 		c.mu.Lock()
 		c.swallow = make(chan struct{})
 		c.mu.Unlock()
+		held <- batch{piece, c}
 		c.client.Close()
 	})
 	out := append(first, w.commit(again)...) // settled as abandoned, sent again
 	w.once(out...)
-	if _, err := held.server.Write(late); err != nil {
+	late := <-held
+	if _, err := late.c.server.Write(late.piece); err != nil {
 		t.Fatal(err)
 	}
-	<-held.swallow // the server has answered
+	<-late.c.swallow // the server has answered
 	w.once(out...)
 	if log := d.s.Log(); !strings.Contains(log, "the batch was abandoned") {
 		t.Error("the server's log has no word of the late batch")
