@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -291,25 +292,27 @@ func TestLostUpdate(t *testing.T) {
 }
 
 // TestLeases: a session lives by its heartbeat; one whose lease ended is fenced
-// by another's and commits nothing more, not even with a batch under way.
+// by another's and commits nothing more. A session that came second waits until
+// the first shares, and nobody is alone while another lives.
 func TestLeases(t *testing.T) {
 	s := server(t)
 	name := s.Database(t)
 	a := newWorld(t, Options{URL: s.SocketURL(name)}, lease)
-	if ok, err := a.Admitted(ctx, a.session); err != nil || !ok {
-		t.Fatalf("alone and not admitted: %v", err)
+	pa := peersOf(t, a)
+	beat := func(w *world, p *Peers, mode meta.PeerMode, want meta.PeerState) {
+		t.Helper()
+		if got, err := p.Heartbeat(ctx, w.session, w.epoch, mode); err != nil || got != want {
+			t.Errorf("session %d: %+v, %v, want %+v", w.session, got, err, want)
+		}
 	}
+	beat(a, pa, meta.PeerAlone, meta.PeerState{Alone: true})
 	b := newWorld(t, Options{URL: s.SocketURL(name)}, lease)
-	if ok, err := b.Admitted(ctx, b.session); err != nil || ok {
-		t.Fatalf("admitted beside a session that does not share: %v", err)
-	}
-	if err := a.Share(ctx, a.session, a.epoch, true); err != nil {
-		t.Fatal(err)
-	}
-	if ok, err := b.Admitted(ctx, b.session); err != nil || !ok {
-		t.Fatalf("not admitted: %v", err)
-	}
-	wantKind(t, a.Share(ctx, a.session, a.epoch, false), meta.KindBusy)
+	pb := peersOf(t, b)
+	beat(b, pb, meta.PeerAlone, meta.PeerState{Others: 1, Unready: 1})
+	beat(a, pa, meta.PeerAlone, meta.PeerState{Others: 1}) // it has not changed its mode by asking
+	beat(b, pb, meta.PeerShares, meta.PeerState{Others: 1, Unready: 1})
+	beat(a, pa, meta.PeerShares, meta.PeerState{Others: 1})
+	beat(b, pb, meta.PeerAlone, meta.PeerState{Others: 1})
 	a.commit(a.mkdir())
 	b.commit(b.mkdir())
 	list, err := a.LiveSessions(ctx)
@@ -317,44 +320,43 @@ func TestLeases(t *testing.T) {
 		t.Fatalf("live are %+v, %v", list, err)
 	}
 	s.MustSQL(t, name, fmt.Sprintf("UPDATE nexusfs.session_rows SET until=1 WHERE session=%d", a.session)) // its lease ended
-	if n, err := b.Heartbeat(ctx, b.session, b.epoch); err != nil || n != 1 {
-		t.Fatalf("the heartbeat fenced %d: %v", n, err)
-	}
+	beat(b, pb, meta.PeerAlone, meta.PeerState{Alone: true})
 	_, err = a.send(a.mkdir())
 	wantKind(t, err, meta.KindFenced)
-	_, err = a.Heartbeat(ctx, a.session, a.epoch)
+	_, err = pa.Heartbeat(ctx, a.session, a.epoch, meta.PeerShares)
 	wantKind(t, err, meta.KindFenced)
-	if err := b.Share(ctx, b.session, b.epoch, false); err != nil { // alone again
-		t.Fatal(err)
-	}
 	b.commit(b.mkdir())
 	b.clean()
 }
 
-// TestWatch: revisions and sessions of others are told.
-func TestWatch(t *testing.T) {
+func peersOf(t *testing.T, w *world) *Peers {
+	p := w.Peers()
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// TestWatchSessions: who waits is told when a session comes or goes, and when
+// something may have been missed.
+func TestWatchSessions(t *testing.T) {
 	fleet := fleet(t, 2)
-	events := make(chan Event, 100)
-	stop := errors.New("enough")
-	done := make(chan error, 1)
-	go func() {
-		done <- fleet[0].Watch(ctx, func(e Event) error {
-			events <- e
-			if e.Sessions {
-				return stop
-			}
-			return nil
-		})
-	}()
-	<-events // it listens
-	rev := fleet[1].commit(fleet[1].mkdir())[0].Rev
-	if e := <-events; e.Rev != rev {
-		t.Errorf("told %+v, want revision %d", e, rev)
+	p := peersOf(t, fleet[0])
+	if err := p.WatchSessions(ctx); err != nil { // it listens from now on
+		t.Fatal(err)
 	}
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if err := p.WatchSessions(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("nothing has changed: %v", err)
+	}
+	fleet[1].commit(fleet[1].mkdir())
 	if err := fleet[1].End(ctx, fleet[1].session); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-done; !errors.Is(err, stop) {
-		t.Errorf("Watch ended with %v", err)
+	if err := p.WatchSessions(ctx); err != nil {
+		t.Errorf("a session has ended: %v", err)
 	}
 }

@@ -2,7 +2,7 @@
 // which several daemons may have open at the same time.
 //
 // It implements meta.Store, meta.Sessions, meta.History and meta.Upkeep, and
-// what several daemons need of each other (Heartbeat, LiveSessions, Watch). It
+// what several daemons need of each other (Peers, LiveSessions). It
 // promises: a batch is one statement and one transaction (I1, P2); revisions
 // are consecutive and in commit order whoever commits (I3); an error from
 // Commit means that nothing was written, also when the connection broke while

@@ -2,7 +2,9 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 	"nexusfs/meta"
@@ -20,6 +22,9 @@ var _ meta.Peers = (*Peers)(nil)
 // Peers returns the view of one daemon. Close it before the store.
 func (s *Store) Peers() *Peers { return &Peers{s: s} }
 
+// channel is the zone's notification channel: "sessions" when those changed.
+func (s *Store) channel() string { return "nexusfs_" + strconv.FormatInt(s.zone, 10) }
+
 // Heartbeat implements meta.Peers: one small durable transaction that waits for
 // the zone, so it and a batch, and two heartbeats, see each other or not at all.
 func (p *Peers) Heartbeat(ctx context.Context, session, epoch int64, mode meta.PeerMode) (st meta.PeerState, err error) {
@@ -28,7 +33,7 @@ func (p *Peers) Heartbeat(ctx context.Context, session, epoch int64, mode meta.P
 		var before, after bool
 		err := tx.QueryRow(ctx, `UPDATE session_rows SET until = `+serverNow+` + lease
 			WHERE session = $1 AND epoch = $2 AND ended IS NULL AND fenced = 0 RETURNING shared`, s.k(session), epoch).Scan(&before)
-		if err == pgx.ErrNoRows {
+		if errors.Is(err, pgx.ErrNoRows) {
 			return meta.E("heartbeat", 0, "", meta.KindFenced, fmt.Errorf("session %d has ended or was fenced", session))
 		}
 		if err != nil {

@@ -44,7 +44,7 @@ CREATE TABLE counters (
   reserved bigint,                       -- never issue a revision up to here after an unclean stop
   topology bigint,                       -- moves of directories so far (P3)
   sessions bigint,                       -- changes of the sessions table so far (P20)
-  live     bigint,                       -- sessions that may commit; more than one: revisions are notified
+  live     bigint,                       -- sessions that may commit
   PRIMARY KEY (zone, kind, id)
 ) WITH (fillfactor = 20);
 

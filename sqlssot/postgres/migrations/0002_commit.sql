@@ -384,7 +384,7 @@ BEGIN
   IF NOT durable THEN
     text_of := set_config('synchronous_commit', 'off', true);
   END IF;
-  SELECT c.rev, c.head, c.live INTO z FROM counters c WHERE c.zone = p_zone AND c.kind = 0 AND c.id = 0 FOR NO KEY UPDATE;
+  SELECT c.rev, c.head INTO z FROM counters c WHERE c.zone = p_zone AND c.kind = 0 AND c.id = 0 FOR NO KEY UPDATE;
   IF NOT careful THEN
     FOREACH w IN ARRAY waves LOOP
       a := apply_changes(b, w, p_zone, z.rev + 1);
@@ -460,9 +460,6 @@ BEGIN
     IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = 'NX003', MESSAGE = 'the session has ended or was fenced'; END IF;
     IF before < p_before THEN RAISE EXCEPTION USING ERRCODE = 'NX005', MESSAGE = 'the server has lost commits of this session'; END IF;
     RAISE EXCEPTION USING ERRCODE = 'NX004', MESSAGE = 'the batch was abandoned';
-  END IF;
-  IF z.live > 1 THEN
-    PERFORM pg_notify('nexusfs_' || p_zone, 'rev ' || (last & 281474976710655));
   END IF;
   RETURN result;
 END $$;
