@@ -237,14 +237,9 @@ func (s *stage) over(a *Attr) {
 	}
 }
 
-// sizeNow is the file's size with what is staged; the caller holds mu. known
-// is the newest committed image that the caller has read.
-func (n *node) sizeNow(fs *FS, known *Attr) int64 {
-	return max(n.sizeWithout(fs, known), n.staged.end())
-}
-
-// sizeWithout is sizeNow without what is staged and not yet being committed;
-// the caller holds mu.
+// sizeWithout is the file's size without what is staged and not yet being
+// committed; the caller holds mu. known is the newest committed image that the
+// caller has read.
 func (n *node) sizeWithout(fs *FS, known *Attr) int64 {
 	size := known.Size
 	if a, ok := fs.cache.attr(n.ino).get(n.ino); ok && a.Rev >= known.Rev {
