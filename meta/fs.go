@@ -41,6 +41,7 @@ type Options struct {
 	ReadOnly   bool
 	Strict     bool          // durability level 'strict': every operation waits for the disk
 	Durable    bool          // Store.Commit returns when the batch is durable
+	Far        bool          // the store is a network away: directories are read ahead
 	SyncFirst  bool          // content is durable before a commit names it, at every level: nothing is ever taken back
 	Replaces   int64         // this daemon\'s session before this one, which is over, where there are Peers; 0: none
 	Lease      time.Duration // of the session, where there are Peers; 0: DefaultLease
@@ -84,6 +85,8 @@ type FS struct {
 	nodes nodes
 	sync  barrier
 	peers peers
+
+	listings listings
 
 	session, epoch int64
 	head           atomic.Int64 // newest revision applied here

@@ -73,8 +73,11 @@ func (fs *FS) getAttr(ctx context.Context, ino Ino) (Attr, error) {
 // ReadDir appends to buf the entries of a directory with a cookie above after,
 // about limit of them, ordered by cookie. Attributes include staged writes.
 func (fs *FS) ReadDir(ctx context.Context, dir Ino, after uint64, limit int, attrs bool, buf []Entry) ([]Entry, error) {
-	start := len(buf)
-	buf, err := fs.o.Store.List(ctx, dir, after, limit, attrs, buf)
+	start, list := len(buf), fs.o.Store.List
+	if fs.o.Far {
+		list = fs.listAhead
+	}
+	buf, err := list(ctx, dir, after, limit, attrs, buf)
 	if err != nil {
 		return buf, err
 	}

@@ -93,7 +93,7 @@ func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
 		Agent: o.mount.Agent, Task: o.mount.Task,
 		ReadOnly: o.readOnly || o.mount.ReadOnly,
 		Strict:   o.mount.Durability == "strict",
-		Durable:  p.remote && o.mount.Durability == "strict", SyncFirst: p.remote, Replaces: replaces,
+		Durable:  p.remote && o.mount.Durability == "strict", SyncFirst: p.remote, Far: p.remote, Replaces: replaces,
 		Retention: meta.RetentionPolicy{
 			Off: o.mount.History.Off, MaxAge: o.mount.History.MaxAge, MaxVersions: o.mount.History.Versions,
 		},
