@@ -3,6 +3,8 @@ package harness
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"nexusfs/internal/pgtest"
@@ -32,7 +34,9 @@ func (m *Mount) zone(t testing.TB, base string) {
 	s := server(t)
 	m.Store = s.URL(pgtest.Superuser, "", s.Database(t)) + "&zone=default"
 	m.Content = filepath.Join(base, "content")
-	m.args = append(m.args, "-o", "content="+m.Content)
+	if !slices.ContainsFunc(m.opts.Args, func(a string) bool { return strings.HasPrefix(a, "content=") }) {
+		m.args = append(m.args, "-o", "content="+m.Content)
+	}
 }
 
 // Beside mounts the zone of m, which lies in a database, a second time by a
@@ -42,7 +46,8 @@ func (m *Mount) Beside(t testing.TB) *Mount {
 	o := m.opts
 	o.Store, o.Dir = m.Store, ""
 	b := Prepare(t, o)
-	b.Content, b.env, b.args = m.Content, m.env, nil // the zone knows where its content lies
+	b.Content, b.args = m.Content, nil // the zone knows where its content lies
+	b.env = append(slices.Clone(m.env), b.env...)
 	if err := b.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -266,6 +266,9 @@ func (m *Mount) Restart(args ...string) {
 	}
 }
 
+// AddEnv adds to the environment of the daemon and of every command.
+func (m *Mount) AddEnv(env ...string) { m.env = append(m.env, env...) }
+
 // SetEnv replaces what is added to the daemon's environment at the next start.
 func (m *Mount) SetEnv(env ...string) { m.opts.Env = env }
 
