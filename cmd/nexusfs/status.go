@@ -56,7 +56,7 @@ func (a *app) printStatus(s *statusReport) {
 		line("mount", "not mounted")
 	}
 	if s.Shared {
-		line("shared", "with %d other daemons: each open asks the database, and the kernel keeps names and attributes for half a second", s.Peers)
+		line("shared", "%s may change the zone: each open asks the database, and the kernel keeps names and attributes for half a second", others(s.Peers))
 	}
 	if s.Failed != "" {
 		line("FAILED", "%s: changes are refused; check the disk, then mount again", escapeName(s.Failed))
@@ -73,6 +73,16 @@ func (a *app) printStatus(s *statusReport) {
 	}
 	line("database", "%s and a log of %s; %d inodes, %d records", humanBytes(s.Database.FileBytes), humanBytes(s.Database.LogBytes), s.Database.Inodes, s.Database.Records)
 	line("disk", "%s free of %s", humanBytes(s.Disk.Free), humanBytes(s.Disk.Total))
+}
+
+func others(n int64) string {
+	switch n {
+	case 0:
+		return "others"
+	case 1:
+		return "one other daemon"
+	}
+	return fmt.Sprintf("%d other daemons", n)
 }
 
 func percent(part, rest int64) string {
