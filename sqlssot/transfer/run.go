@@ -78,7 +78,7 @@ func Plan(ctx context.Context, s Source) (Result, error) {
 //     row is;
 //  3. content that a killed run stored without a row is freed;
 //  4. every table is counted and digested on both sides, the chain verified;
-//  5. the zone gets its name.
+//  5. the source is what it was in the beginning, so the zone gets its name.
 //
 // So a run that ends anywhere before 5 leaves a target that nobody can open and
 // the next run goes on with. KindExist when the target holds another zone,
@@ -107,12 +107,16 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if err := r.verify(ctx); err != nil {
 		return r.res, err
 	}
+	if err := r.unchanged(ctx); err != nil {
+		return r.res, err
+	}
 	// gofail: var migrateBeforeFinish struct{}
 	return r.res, o.Target.Finish(ctx)
 }
 
 type runner struct {
 	Options
+	origin  Origin
 	mapping Mapping
 	begun   bool // an earlier run has begun
 	res     Result
@@ -130,9 +134,20 @@ func (r *runner) begin(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	numbers, begun, done, err := r.Target.Begin(ctx, origin, zone)
-	r.begun = begun
+	r.begun, r.origin = begun, origin
 	r.mapping = Mapping{From: origin.Numbers, To: numbers}
 	return done, err
+}
+
+// unchanged finds a daemon that had the source meanwhile: not everything of it
+// may be there.
+func (r *runner) unchanged(ctx context.Context) error {
+	now, err := r.Source.Origin(ctx)
+	if err == nil && !now.Same(r.origin) {
+		err = meta.E("migrate", 0, now.Name, meta.KindConflict, errors.New(
+			"the source was mounted, or changed, while it was copied: remove the target, keep daemons away from the source, and begin again"))
+	}
+	return err
 }
 
 func (r *runner) copyAll(ctx context.Context) error {
