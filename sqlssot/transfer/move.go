@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"nexusfs/meta"
@@ -66,7 +67,11 @@ func MoveContent(ctx context.Context, o MoveOptions) (Result, error) {
 	if err != nil {
 		return r.res, err
 	}
+	// A killed run may have stored blobs and noted none; or the zone's content was here before.
 	r.begun = after != nil
+	if err := o.To.Walk(ctx, func(meta.Blob) error { r.begun = true; return errFound }); err != nil && !errors.Is(err, errFound) {
+		return r.res, err
+	}
 	if err := r.moveBlobs(ctx, o.Zone, after); err != nil {
 		return r.res, err
 	}
@@ -83,6 +88,9 @@ func MoveContent(ctx context.Context, o MoveOptions) (Result, error) {
 	// gofail: var moveBeforeFinish struct{}
 	return r.res, o.Zone.FinishMove(ctx)
 }
+
+// errFound ends a walk.
+var errFound = errors.New("found")
 
 // moveBlobs copies what lies behind a key.
 func (r *runner) moveBlobs(ctx context.Context, zone Mover, after Row) error {

@@ -104,10 +104,11 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if err := r.sweep(ctx, o.Target.Placed); err != nil {
 		return r.res, err
 	}
-	if err := r.verify(ctx); err != nil {
-		return r.res, err
+	err = r.verify(ctx)
+	if changed := r.unchanged(ctx); changed != nil {
+		err = changed // and that is why the sides differ
 	}
-	if err := r.unchanged(ctx); err != nil {
+	if err != nil {
 		return r.res, err
 	}
 	// gofail: var migrateBeforeFinish struct{}
