@@ -97,6 +97,11 @@ func everythingOf(t testing.TB, store, zone string) string {
 		{"sql", store, "--csv", from("content") + "order by ino, \"offset\", first_revision"},
 		{"sql", store, "--csv", from("sessions") + "order by session"},
 		{"sql", store, "--csv", from("usage") + "order by scope, id"},
+		{"sql", store, "--csv", from("operations") + "order by revision"},
+		{"sql", store, "--csv", from("deleted") + "order by parent, name, revision"},
+		{"sql", store, "--csv", from("batches") + "order by revision"},
+		{"sql", store, "--json", strings.Replace(from("operations"), "*", "revision, time, kind, ino, parent, uid, size, session, not_acknowledged", 1) + "order by revision"},
+		{"sql", store, "--json", "select sum(size) as a, avg(uid) > 1 as b, count(*) as c, min(mtime) as d, max(mode) as e, null as f from files where zone = '" + zone + "'"},
 		{"cat", "-s", store, "big2"}, {"cat", "-s", store, "docs/gone"}, {"cat", "-s", store, "docs/versions@3"},
 	} {
 		text, code := command(t, args...)
