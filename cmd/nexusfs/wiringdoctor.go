@@ -89,6 +89,8 @@ func (d *databasePatient) reach(ctx context.Context) diagnosis {
 func (d *databasePatient) schema() diagnosis {
 	const ask = "mount once as a member of nexusfs_owner (GRANT nexusfs_owner TO %s)"
 	switch {
+	case d.x.Refused != nil && meta.KindOf(d.x.Refused) == meta.KindAccess:
+		return diagnosis{} // the check of the rights says more
 	case d.x.Refused != nil:
 		return errorDiagnosis("", d.x.Refused)
 	case d.x.Schema == d.x.SchemaNeeded:
@@ -108,9 +110,9 @@ func (d *databasePatient) rights() diagnosis {
 	switch {
 	case x.ReadOnly:
 		return warn("to write, connect to the primary server (target_session_attrs=read-write in the URL finds it), or unset default_transaction_read_only", "this server only reads now")
-	case x.Schema == 0 && x.MayMigrate:
+	case x.Schema == 0 && x.Refused == nil && x.MayMigrate:
 		return fine("%s may make the schema", x.User)
-	case x.Schema == 0:
+	case x.Schema == 0 && x.Refused == nil:
 		return diagnosis{} // the check of the schema has said it
 	case x.MayWrite && x.MayMigrate:
 		return fine("%s may write, and bring the schema up to date", x.User)
