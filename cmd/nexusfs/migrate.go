@@ -32,7 +32,7 @@ rows stay where they are. The old content is left for you to remove.
 A migration that was interrupted, by kill -9 too, goes on where it was when the
 same command is given again; until it has come to its end TO (or FROM, whose
 content moves) cannot be mounted. When FROM was mounted in between it is not the
-same source any more: remove TO and begin again. --dry-run says what would be
+same source any more: remove TO, of a database with --restart, and begin again. --dry-run says what would be
 copied, and what stands in the way.`,
 		Example: `  nexusfs migrate ./store /mnt/disk2/store
   nexusfs migrate ./store /mnt/disk2/store --dry-run
@@ -55,6 +55,7 @@ copied, and what stands in the way.`,
 		}),
 	}
 	cmd.Flags().StringVar(&f.content, "content", "", "`place` for the content of files: a directory or s3://BUCKET/PREFIX")
+	cmd.Flags().BoolVar(&f.restart, "restart", false, "throw away what an earlier run has begun in a database, and begin again")
 	cmd.Flags().BoolVarP(&f.dryRun, "dry-run", "n", false, "change nothing; say what would be copied and what stands in the way")
 	cmd.Flags().BoolVar(&f.json, "json", false, "as JSON, with the digest of each table")
 	return cmd
@@ -78,6 +79,7 @@ func migrationContent(s string) (string, error) {
 
 type migrateFlags struct {
 	content      string // an absolute path, or an s3:// URL; "": not given
+	restart      bool
 	dryRun, json bool
 }
 
@@ -95,6 +97,9 @@ func (a *app) migrate(ctx context.Context, from, to string, f migrateFlags) erro
 	src, dst, err := a.migrationEnds(from, to)
 	if err == nil {
 		err = errors.Join(src.contentMayBe(f.content), dst.contentMayGo(f.content))
+	}
+	if err == nil && f.restart && dst.remote == nil {
+		err = fail(exitUsage, "--restart is for a zone in a database: remove the directory %s instead", escapeName(string(dst.store)))
 	}
 	if err != nil {
 		return withCode(exitUsage, err)
@@ -115,7 +120,7 @@ func (a *app) migrate(ctx context.Context, from, to string, f migrateFlags) erro
 		return fail(exitStore, "%s", s.unsettled)
 	}
 	bar := a.newProgress()
-	res, err := runMigration(ctx, s, dst, f.content, log, bar.show)
+	res, err := runMigration(ctx, s, destination{dst, f.content, f.restart}, log, bar.show)
 	bar.done()
 	switch {
 	case err != nil && ctx.Err() != nil:

@@ -543,7 +543,7 @@ func migrating(t *testing.T, ctx context.Context, src, dst, content string, show
 		t.Fatal(err)
 	}
 	defer s.close()
-	_, err = runMigration(ctx, s, to, content, log, show)
+	_, err = runMigration(ctx, s, destination{target: to, content: content}, log, show)
 	return err
 }
 

@@ -240,6 +240,24 @@ func TestAMigrationIsNoZoneUntilItsEnd(t *testing.T) {
 	if out, code := command(t, "migrate", src, zone, "--content", content+"x"); code != exitStore || !strings.Contains(out, "give the same place") {
 		t.Errorf("another place: %d %s", code, out)
 	}
+	other := richStore(t, 1)
+	if out, code := command(t, "migrate", other, filepath.Join(t.TempDir(), "x"), "--restart"); code != exitUsage || !strings.Contains(out, "remove the directory") {
+		t.Errorf("a directory is begun again: %d %s", code, out)
+	}
+	if out, code := command(t, "migrate", other, zone, "--content", content, "--restart"); code != 0 {
+		t.Errorf("another source from the start: %d %s", code, out)
+	}
+	if got, want := everythingOf(t, zone, "docs"), everything(t, other); got != want {
+		t.Errorf("the zone differs from the other source:\n%s", firstDifference(got, want))
+	}
+	if out, code := command(t, "fsck", zone); code != 0 {
+		t.Errorf("fsck: %d %s", code, out)
+	}
+	if out, code := command(t, "migrate", src, zone, "--content", content, "--restart"); code != exitStore || !strings.Contains(out, "another zone=") {
+		t.Errorf("a zone that is whole was thrown away: %d %s", code, out)
+	}
+	zone = testDatabase(t)("docs")
+	interruptInto(t, src, zone, content, "inodes")
 	if out, code := command(t, "migrate", src, zone, "--content", content); code != 0 || !strings.Contains(out, "had been copied before") {
 		t.Errorf("the same source: %d %s", code, out)
 	}

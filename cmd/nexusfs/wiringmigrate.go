@@ -58,23 +58,29 @@ func openSource(ctx context.Context, t *target, log *slog.Logger) (*migrationSou
 	return s, nil
 }
 
-// openDestination opens a store to be filled, made when it is missing; content
-// says where its blobs go, "" into the store's directory.
-func openDestination(ctx context.Context, t *target, content string, src *migrationSource, log *slog.Logger) (*migrationTarget, error) {
+// destination is where a migration goes.
+type destination struct {
+	*target
+	content string // where the blobs go; "": into the store's directory
+	restart bool   // what an earlier run has begun is thrown away
+}
+
+// openDestination opens a store to be filled, made when it is missing.
+func openDestination(ctx context.Context, to destination, src *migrationSource, log *slog.Logger) (*migrationTarget, error) {
 	m := &migrationTarget{}
 	open := m.openDir
-	if t.remote != nil {
+	if to.remote != nil {
 		open = m.openDatabase
 	}
-	if err := open(ctx, t, content, src, log); err != nil {
+	if err := open(ctx, to, src, log); err != nil {
 		return nil, errors.Join(err, m.close(), m.unlock.close())
 	}
 	return m, nil
 }
 
 // runMigration copies, verifies, closes the target and says that it is whole.
-func runMigration(ctx context.Context, src *migrationSource, t *target, content string, log *slog.Logger, show func(progress)) (transfer.Result, error) {
-	dst, err := openDestination(ctx, t, content, src, log)
+func runMigration(ctx context.Context, src *migrationSource, to destination, log *slog.Logger, show func(progress)) (transfer.Result, error) {
+	dst, err := openDestination(ctx, to, src, log)
 	if err != nil {
 		return transfer.Result{}, err
 	}

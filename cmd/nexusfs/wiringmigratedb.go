@@ -80,23 +80,28 @@ func sessionText(s postgres.LiveSession) string {
 
 // openDatabase opens a zone in a database to be filled, unless it holds what the
 // source holds. The zone's content goes to its own part of a directory or bucket.
-func (m *migrationTarget) openDatabase(ctx context.Context, t *target, content string, src *migrationSource, log *slog.Logger) error {
-	db, err := postgres.OpenTarget(ctx, databaseOptions(t.remote, false, log), content)
+func (m *migrationTarget) openDatabase(ctx context.Context, to destination, src *migrationSource, log *slog.Logger) error {
+	db, err := postgres.OpenTarget(ctx, databaseOptions(to.remote, false, log), to.content)
 	if err != nil {
-		return remoteOpenError(t.remote, err)
+		return remoteOpenError(to.remote, err)
 	}
 	m.closers = append(m.closers, db.Close)
 	if db.Whole() {
 		have, err := db.Origin(ctx)
 		if err == nil && !have.Same(src.origin) {
-			err = fail(exitStore, "there is a zone %s already, and it is not a copy of the source as it is now: give another zone=", escapeName(t.remote.Zone))
+			err = fail(exitStore, "there is a zone %s already, and it is not a copy of the source as it is now: give another zone=", escapeName(to.remote.Zone))
 		}
 		m.holds = true
 		return err
 	}
-	blobs, err := farContent{content, t.remote.Zone, db.ContentID()}.open(ctx, false, log)
+	if to.restart {
+		if err := db.Discard(ctx); err != nil {
+			return err
+		}
+	}
+	blobs, err := farContent{to.content, to.remote.Zone, db.ContentID()}.open(ctx, false, log)
 	if err != nil {
-		return remoteOpenError(t.remote, err)
+		return remoteOpenError(to.remote, err)
 	}
 	m.closers = append(m.closers, blobs.Close)
 	m.rows, m.content = db, blobs

@@ -50,8 +50,8 @@ func (s *migrationSource) openDir(ctx context.Context, t *target, log *slog.Logg
 
 // openDir locks a store's directory, makes it when it is missing, and opens it
 // to be filled, unless it holds what the source holds.
-func (m *migrationTarget) openDir(ctx context.Context, t *target, content string, src *migrationSource, log *slog.Logger) error {
-	d := t.store
+func (m *migrationTarget) openDir(ctx context.Context, to destination, src *migrationSource, log *slog.Logger) error {
+	d, content := to.store, to.content
 	if err := d.begin(); err != nil {
 		return err
 	}

@@ -21,10 +21,10 @@ const unfinished = " (migration not complete)"
 // zone has another name, so that Open does not find it.
 type Target struct {
 	*Store
-	lock    *pgxpool.Conn
-	content string
-	id      string
-	whole   bool
+	lock    *pgxpool.Conn   // its connection keeps other migrations of the zone away
+	content string          // where the zone's content goes
+	id      string          // what marks it
+	whole   bool            // the zone is there already
 	origin  transfer.Origin // after Begin
 }
 
@@ -75,6 +75,32 @@ func (t *Target) Whole() bool { return t.whole }
 
 // ContentID is what marks the zone's content as its own (ContentPlace).
 func (t *Target) ContentID() string { return t.id }
+
+// Discard removes what an earlier run has copied, so that Begin begins anew.
+// Blobs that it stored are for the next run to free. KindInvalid when the zone is
+// whole.
+func (t *Target) Discard(ctx context.Context) error {
+	if t.whole {
+		return meta.E("migrate", 0, t.o.Zone, meta.KindInvalid, errors.New("the zone is whole, and stays"))
+	}
+	return t.bulk(ctx, true, func(tx pgx.Tx) error {
+		var zone int64
+		err := tx.QueryRow(ctx, `SELECT zone FROM zones WHERE name=$1`, t.o.Zone+unfinished).Scan(&zone)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, table := range append(transfer.Tables(), transfer.ZoneTable()) {
+			if _, err := exec(ctx, tx, "DELETE FROM "+table.Name+" WHERE "+table.Where(zone)); err != nil {
+				return err
+			}
+		}
+		_, err = exec(ctx, tx, `DELETE FROM migrations WHERE zone=$1`, zone)
+		return err
+	})
+}
 
 // Close ends the connections.
 func (t *Target) Close() error {
@@ -179,7 +205,7 @@ func (t *Target) begun(ctx context.Context, tx pgx.Tx, o transfer.Origin) (n tra
 	t.setZone(n.Zone)
 	if err == nil && !o.Same(old) {
 		err = meta.E("migrate", 0, t.o.Zone, meta.KindExist, fmt.Errorf(
-			"the target was begun with another source, or the source has been changed since (it was at revision %d, it is at %d): give the target another zone name", old.Rev, o.Rev))
+			"the target was begun with another source, or the source has been changed since (it was at revision %d, it is at %d): begin anew (--restart), or give the target another zone name", old.Rev, o.Rev))
 	}
 	return n, true, err
 }

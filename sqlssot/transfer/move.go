@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"nexusfs/meta"
@@ -67,9 +66,7 @@ func MoveContent(ctx context.Context, o MoveOptions) (Result, error) {
 	if err != nil {
 		return r.res, err
 	}
-	// A killed run may have stored blobs and noted none; or the zone's content was here before.
-	r.begun = after != nil
-	if err := o.To.Walk(ctx, func(meta.Blob) error { r.begun = true; return errFound }); err != nil && !errors.Is(err, errFound) {
+	if err := r.findLeftovers(ctx); err != nil {
 		return r.res, err
 	}
 	if err := r.moveBlobs(ctx, o.Zone, after); err != nil {
@@ -88,9 +85,6 @@ func MoveContent(ctx context.Context, o MoveOptions) (Result, error) {
 	// gofail: var moveBeforeFinish struct{}
 	return r.res, o.Zone.FinishMove(ctx)
 }
-
-// errFound ends a walk.
-var errFound = errors.New("found")
 
 // moveBlobs copies what lies behind a key.
 func (r *runner) moveBlobs(ctx context.Context, zone Mover, after Row) error {

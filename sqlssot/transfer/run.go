@@ -17,7 +17,8 @@ const (
 	contentCopies = 4        // blobs that are copied at once
 )
 
-// Options say what to copy. All are required but Progress.
+// Options say what to copy. All are required but Progress. To holds blobs of the
+// target's zone alone: what else is in it is freed.
 type Options struct {
 	Source   Source
 	Target   Target
@@ -98,6 +99,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		r.res.Before = done
 		return r.res, err
 	}
+	if err := r.findLeftovers(ctx); err != nil {
+		return r.res, err
+	}
 	if err := r.copyAll(ctx); err != nil {
 		return r.res, err
 	}
@@ -119,7 +123,7 @@ type runner struct {
 	Options
 	origin  Origin
 	mapping Mapping
-	begun   bool // an earlier run has begun
+	left    bool // blobs of an earlier run may be there
 	res     Result
 	done    int64 // rows that are in the target
 }
@@ -135,7 +139,7 @@ func (r *runner) begin(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	numbers, begun, done, err := r.Target.Begin(ctx, origin, zone)
-	r.begun, r.origin = begun, origin
+	r.left, r.origin = begun, origin
 	r.mapping = Mapping{From: origin.Numbers, To: numbers}
 	return done, err
 }
@@ -368,9 +372,23 @@ func blobOf(row Row) meta.Blob {
 	return b
 }
 
+// errFound ends a walk.
+var errFound = errors.New("found")
+
+// findLeftovers looks for blobs in the target's content store before any is
+// copied: a killed run may have stored some and come to nothing else, or the
+// content was there before.
+func (r *runner) findLeftovers(ctx context.Context) error {
+	err := r.To.Walk(ctx, func(meta.Blob) error { r.left = true; return errFound })
+	if errors.Is(err, errFound) {
+		return nil
+	}
+	return err
+}
+
 // sweep frees what a killed run stored and did not come to write a row for.
 func (r *runner) sweep(ctx context.Context, known func(context.Context, meta.Blob) (bool, error)) error {
-	if !r.begun {
+	if !r.left {
 		return nil
 	}
 	var free []meta.Blob

@@ -113,11 +113,17 @@ func sameRow(t *testing.T, table *transfer.Table, want, got transfer.Row) {
 
 // besideOthers: a second zone gets other numbers and leaves the first alone.
 func besideOthers(t *testing.T, e Engine) {
-	blobs, there := NewContent(), NewContent()
+	blobs, there, beside := NewContent(), NewContent(), NewContent()
 	first, second := NewZone("first", transfer.Numbers{}, blobs), NewZone("second", transfer.Numbers{}, blobs)
 	fill(t, e, 1, "first", first, blobs, there)
-	fill(t, e, 1, "second", second, blobs, there)
-	one, two := back(t, e, 1, "first", there), back(t, e, 1, "second", there)
+	if _, err := beside.Put(t.Context(), []byte("of an earlier run")); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, e, 1, "second", second, blobs, beside)
+	if beside.Len() != 150 {
+		t.Errorf("%d blobs are there: one is of nobody", beside.Len())
+	}
+	one, two := back(t, e, 1, "first", there), back(t, e, 1, "second", beside)
 	same(t, first, one)
 	same(t, second, two)
 	if one.origin.Numbers.Zone == two.origin.Numbers.Zone {
