@@ -223,7 +223,15 @@ func daemonWithoutMount(t testing.TB, store string) *engine {
 	}
 	e := openTestEngine(t, store)
 	e.news = &news{}
-	l, err := listenControl(d.file("control.sock"))
+	serveControl(t, e, d.file("control.sock"), func() { lock.Release() })
+	return e
+}
+
+// serveControl answers commands on a socket until the test ends; then the engine
+// is closed, and end is called.
+func serveControl(t testing.TB, e *engine, socket string, end func()) {
+	t.Helper()
+	l, err := listenControl(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,9 +247,8 @@ func daemonWithoutMount(t testing.TB, store string) *engine {
 		if err := e.Close(); err != nil {
 			t.Error(err)
 		}
-		lock.Release()
+		end()
 	})
-	return e
 }
 
 // TestCommandsTalkToTheDaemon: P30.

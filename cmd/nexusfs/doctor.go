@@ -12,18 +12,20 @@ import (
 func doctorVerb(a *app) *cobra.Command {
 	var write, asJSON bool
 	cmd := &cobra.Command{
-		Use:   "doctor [STORE|MOUNTPOINT]",
+		Use:   "doctor [STORE|MOUNTPOINT|postgres://...]",
 		Short: "check the system, a store and its daemon, and say what to do",
 		Long: `doctor looks at what nexusfs needs: the kernel and FUSE, the clock, limits, the
 disk under a store, the store itself, its content, and the daemon if it is
-mounted. For each it says what it found and what to do. Without a STORE it looks
+mounted; of a zone in a database the server, its settings and clock, the rights
+of the login, and the daemons that have the zone. For each it says what it found
+and what to do. Without a STORE it looks
 at the mount of the working directory, or the only one; where nothing is mounted,
 at the system alone. Nothing is changed, unless --write lets it store a piece of
 content and remove it again. It waits at most some seconds for what does not
 answer. It ends with code 1 when something fails; warnings are no failure.
 
 fsck checks everything that a store holds; doctor only whether it can be used.`,
-		Example: "  nexusfs doctor\n  nexusfs doctor ./mnt --write\n  nexusfs doctor /srv/store --json",
+		Example: "  nexusfs doctor\n  nexusfs doctor ./mnt --write\n  nexusfs doctor /srv/store --json\n  nexusfs doctor 'postgres://fs@db/team?zone=docs'",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: action(func(ctx context.Context, args []string) error {
 			return a.doctor(ctx, argument(args, 0), write, asJSON)

@@ -28,6 +28,9 @@ type patient struct {
 
 // checks are made in this order; later ones use what earlier ones found.
 func (p *patient) checks() []examination {
+	if p.target.remote != nil {
+		return p.databaseChecks()
+	}
 	on := func(dir string, fn func(string) diagnosis) func(context.Context) diagnosis {
 		return func(context.Context) diagnosis { return fn(dir) }
 	}
@@ -270,7 +273,7 @@ func (p *patient) database(ctx context.Context) diagnosis {
 	case r.Newest > time.Now().Add(time.Minute).UnixNano():
 		return bad("set the clock right before anything is written: histories and retention go by it",
 			"the newest record is of %s, which is in the future", time.Unix(0, r.Newest).Format(time.RFC3339))
-	case r.Unended > 0 && !c.Daemon:
+	case r.Unended > 0 && !c.Daemon && p.target.remote == nil:
 		return warn("mount it once and unmount it: the next daemon looks through what the last one left", "the last daemon did not end in order")
 	}
 	return fine("schema %d, revision %d, newest record of %s; %s", r.Schema, r.Revision, time.Unix(0, r.Newest).Format(time.RFC3339), r.content())

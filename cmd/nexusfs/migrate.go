@@ -14,51 +14,72 @@ import (
 func migrateVerb(a *app) *cobra.Command {
 	var f migrateFlags
 	cmd := &cobra.Command{
-		Use:   "migrate FROM TO | FROM --content DIR",
+		Use:   "migrate FROM TO | FROM --content PLACE",
 		Short: "copy a store whole: files, versions, history, records and their chain",
 		Long: `migrate copies everything that the store FROM holds to a new store TO, and
 verifies it: every row is counted and digested on both sides, every blob is
 checked against its hash while it is copied, and the chain of records is
-verified in TO. FROM is only read; it must not be mounted. TO must be new.
+verified in TO. FROM is only read; it must not be mounted. TO must be new. Each
+is a directory, or a zone in a database: postgres://USER@HOST/DATABASE?zone=ZONE.
+The password belongs into ~/.pgpass.
 
---content DIR puts the content of files into another directory, on a larger disk
-for instance: that of TO, or without a TO that of FROM itself, whose database
-stays where it is. The old content is left for you to remove.
+--content PLACE says where the content of files goes. For a zone in a database it
+is needed: a directory that every machine with a mount of it has, or
+s3://BUCKET/PREFIX. For a store in a directory it may be another directory, on a
+larger disk for instance. Without a TO the content of FROM itself moves, and its
+rows stay where they are. The old content is left for you to remove.
 
 A migration that was interrupted, by kill -9 too, goes on where it was when the
 same command is given again; until it has come to its end TO (or FROM, whose
 content moves) cannot be mounted. When FROM was mounted in between it is not the
-same source any more: remove TO and begin again. --dry-run says what would be
+same source any more: remove TO, of a database with --restart, and begin again. --dry-run says what would be
 copied, and what stands in the way.`,
 		Example: `  nexusfs migrate ./store /mnt/disk2/store
   nexusfs migrate ./store /mnt/disk2/store --dry-run
-  nexusfs migrate ./store --content /mnt/large/content`,
+  nexusfs migrate ./store --content /mnt/large/content
+  nexusfs migrate ./store 'postgres://fs@db/team?zone=docs' --content s3://bucket/docs
+  nexusfs migrate 'postgres://fs@db/team?zone=docs' ./store
+  nexusfs migrate 'postgres://fs@db/team?zone=docs' --content /srv/blobs`,
 		Args: cobra.RangeArgs(1, 2),
-		RunE: action(func(ctx context.Context, args []string) error {
-			if f.content != "" {
-				abs, err := filepath.Abs(f.content)
-				if err != nil {
-					return fail(exitUsage, "--content: %w", err)
-				}
-				f.content = realDir(abs)
+		RunE: action(func(ctx context.Context, args []string) (err error) {
+			if f.content, err = migrationContent(f.content); err != nil {
+				return withCode(exitUsage, err)
 			}
 			if len(args) == 1 {
 				if f.content == "" {
-					return fail(exitUsage, "give the store TO that everything goes to, or --content DIR for the content alone")
+					return fail(exitUsage, "give the store TO that everything goes to, or --content PLACE for the content alone")
 				}
 				return a.migrateContent(ctx, args[0], f)
 			}
 			return a.migrate(ctx, args[0], args[1], f)
 		}),
 	}
-	cmd.Flags().StringVar(&f.content, "content", "", "`directory` for the content of files")
+	cmd.Flags().StringVar(&f.content, "content", "", "`place` for the content of files: a directory or s3://BUCKET/PREFIX")
+	cmd.Flags().BoolVar(&f.restart, "restart", false, "throw away what an earlier run has begun in a database, and begin again")
 	cmd.Flags().BoolVarP(&f.dryRun, "dry-run", "n", false, "change nothing; say what would be copied and what stands in the way")
 	cmd.Flags().BoolVar(&f.json, "json", false, "as JSON, with the digest of each table")
 	return cmd
 }
 
+// migrationContent reads --content: a directory, made absolute, or a URL.
+func migrationContent(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	if strings.Contains(s, "://") {
+		place, err := contentURL(s)
+		if err == nil {
+			err = validPlace(place)
+		}
+		return place, err
+	}
+	abs, err := filepath.Abs(s)
+	return realDir(abs), err
+}
+
 type migrateFlags struct {
-	content      string // absolute
+	content      string // an absolute path, or an s3:// URL; "": not given
+	restart      bool
 	dryRun, json bool
 }
 
@@ -74,8 +95,11 @@ type migrationReport struct {
 
 func (a *app) migrate(ctx context.Context, from, to string, f migrateFlags) error {
 	src, dst, err := a.migrationEnds(from, to)
-	if err == nil && f.content != "" {
-		err = errors.Join(apart(string(src.store), f.content), apart(string(dst.store), f.content))
+	if err == nil {
+		err = errors.Join(src.contentMayBe(f.content), dst.contentMayGo(f.content))
+	}
+	if err == nil && f.restart && dst.remote == nil {
+		err = fail(exitUsage, "--restart is for a zone in a database: remove the directory %s instead", escapeName(string(dst.store)))
 	}
 	if err != nil {
 		return withCode(exitUsage, err)
@@ -92,11 +116,11 @@ func (a *app) migrate(ctx context.Context, from, to string, f migrateFlags) erro
 		return err
 	}
 	defer s.close() // it was only read
-	if why := s.unsettled(src); why != "" {
-		return fail(exitStore, "%s", why)
+	if s.unsettled != "" {
+		return fail(exitStore, "%s", s.unsettled)
 	}
 	bar := a.newProgress()
-	res, err := runMigration(ctx, s, dst, f.content, log, bar.show)
+	res, err := runMigration(ctx, s, destination{dst, f.content, f.restart}, log, bar.show)
 	bar.done()
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -129,7 +153,32 @@ func (a *app) migrationEnds(from, to string) (src, dst *target, err error) {
 	if dst.mount != nil {
 		return nil, nil, fail(exitUsage, "%s is inside of the mount at %s: give a directory outside of it", escapeName(to), escapeName(dst.mount.Point))
 	}
-	return src, dst, apart(string(src.store), string(dst.store))
+	switch {
+	case src.remote != nil && src.remote.same(dst.remote):
+		err = fail(exitUsage, "both are the zone %s of one database: give the target another zone=", escapeName(src.remote.Zone))
+	case src.remote == nil && dst.remote == nil:
+		err = apart(string(src.store), string(dst.store))
+	}
+	return src, dst, err
+}
+
+// contentMayBe refuses a place of content that lies inside of a store's directory.
+func (t *target) contentMayBe(content string) error {
+	if t.remote != nil || content == "" || isS3(content) {
+		return nil
+	}
+	return apart(string(t.store), content)
+}
+
+// contentMayGo refuses what is no place for the content of a store.
+func (t *target) contentMayGo(content string) error {
+	switch {
+	case t.remote != nil && content == "":
+		return fail(exitUsage, "say where the content of zone %s goes: --content /DIRECTORY that every machine has, or s3://BUCKET/PREFIX", escapeName(t.remote.Zone))
+	case t.remote == nil && isS3(content):
+		return fail(exitUsage, "a store in a directory keeps its content in a directory: give one, or migrate to a database, whose content may be in S3")
+	}
+	return t.contentMayBe(content)
 }
 
 // apart refuses two directories of which one lies in the other.
@@ -145,42 +194,29 @@ func apart(a, b string) error {
 // migrateContent moves the content of one store.
 func (a *app) migrateContent(ctx context.Context, arg string, f migrateFlags) error {
 	t, err := a.resolve(arg)
-	if err != nil {
-		return err
+	if err == nil {
+		err = t.contentMayGo(f.content)
 	}
-	if err := apart(string(t.store), f.content); err != nil {
+	if err != nil {
 		return err
 	}
 	log, err := a.commandLogger()
 	if err != nil {
 		return err
 	}
-	state, err := t.store.inspectTarget()
+	plan, err := planMove(ctx, t, f.content, log)
 	if err != nil {
 		return err
 	}
-	if state != storeMoving { // then it was looked at before
-		s, err := openSource(ctx, t, log)
-		if err != nil {
-			return err
-		}
-		why := s.unsettled(t)
-		res, err := planMigration(ctx, s)
-		if err = errors.Join(err, s.close()); err != nil {
-			return err
-		}
-		if why != "" {
-			return fail(exitStore, "%s", why)
-		}
-		if f.dryRun {
-			return a.contentDry(t, f, res.Blobs, res.Bytes)
-		}
-	}
 	if f.dryRun {
-		return a.contentDry(t, f, 0, 0)
+		return a.contentDry(t, f, plan)
+	}
+	if plan.obstacle != nil {
+		return withCode(exitStore, plan.obstacle)
 	}
 	bar := a.newProgress()
-	res, old, err := moveContent(ctx, t.store, f.content, log, bar.show)
+	move := contentMove{to: f.content, log: log, show: bar.show}
+	res, err := move.moveContent(ctx, t)
 	bar.done()
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -191,42 +227,29 @@ func (a *app) migrateContent(ctx context.Context, arg string, f migrateFlags) er
 		return a.printJSON(migrationReport{From: t.display(), Content: f.content, Result: res})
 	}
 	a.printf("the content of %s is in %s now: %d blobs with %s, verified; what is in %s is not used any more and may be removed\n",
-		escapeName(t.display()), escapeName(f.content), res.Blobs, humanBytes(res.Bytes), escapeName(old))
+		escapeName(t.display()), escapeName(f.content), res.Blobs, humanBytes(res.Bytes), escapeName(move.from))
 	return nil
 }
 
 // contentDry says what would be moved.
-func (a *app) contentDry(t *target, f migrateFlags, blobs, bytes int64) error {
+func (a *app) contentDry(t *target, f migrateFlags, plan movePlan) error {
 	rep := migrationReport{From: t.display(), Content: f.content, DryRun: true}
-	state, err := t.store.inspectTarget()
-	if err == nil && state == storeMoving {
-		a.note("some of it is there already")
-	} else if err == nil {
-		err = errors.Join(contentIsFree(f.content), roomFor(f.content, bytes))
-	}
-	if err != nil {
-		rep.Obstacles = append(rep.Obstacles, userText(err))
+	if plan.obstacle != nil {
+		rep.Obstacles = append(rep.Obstacles, userText(plan.obstacle))
 	}
 	if f.json {
 		if err := a.printJSON(rep); err != nil {
 			return err
 		}
+	} else if plan.begun {
+		a.printf("would move the rest to %s: an earlier run has begun it\n", escapeName(f.content))
 	} else {
-		a.printf("would move %d blobs with %s to %s\n", blobs, humanBytes(bytes), escapeName(f.content))
+		a.printf("would move %d blobs with %s to %s\n", plan.blobs, humanBytes(plan.bytes), escapeName(f.content))
 	}
-	if err != nil {
-		return fail(exitFailed, "in the way: %w", err)
+	if plan.obstacle != nil {
+		return fail(exitFailed, "in the way: %w", plan.obstacle)
 	}
 	return nil
-}
-
-// unsettled says why a source is not to be copied as it is. A daemon that was
-// killed may have left what its successor takes back (P22).
-func (s *migrationSource) unsettled(t *target) string {
-	if s.origin.Open == 0 {
-		return ""
-	}
-	return "the last daemon of " + escapeName(t.display()) + " did not end in order, and what it left is looked through by the next one: mount the store once and unmount it, then migrate"
 }
 
 // migrateDry says what would be copied and what stands in the way; exitFailed
@@ -243,21 +266,20 @@ func (a *app) migrateDry(ctx context.Context, src, dst *target, f migrateFlags) 
 	if err != nil {
 		return err
 	}
-	begun := targetBegun(dst.store)
-	against(targetIsFree(dst.store))
+	begun, err := targetIsFree(ctx, dst, f.content)
+	against(err)
 	s, err := openSource(ctx, src, log)
 	if !against(err) {
 		defer s.close() // it was only read
-		if why := s.unsettled(src); why != "" {
-			against(errors.New(why))
+		if s.unsettled != "" {
+			against(errors.New(s.unsettled))
 		}
 		res, err := planMigration(ctx, s)
 		if err != nil {
 			return err
 		}
 		if !begun { // else some of it is there already
-			against(contentIsFree(f.content))
-			against(enoughSpace(src.store, dst.store, f.content, res.Bytes))
+			against(enoughSpace(dst, f.content, rowSpace(src, res.Rows), res.Bytes))
 		}
 		rep.Result = res
 		if !f.json {
@@ -281,41 +303,59 @@ func (a *app) migrateDry(ctx context.Context, src, dst *target, f migrateFlags) 
 	return nil
 }
 
-func targetBegun(d storeDir) bool {
+// targetIsFree refuses a store that a migration could not go to; begun says that
+// one has begun to. That it was from the same source, the migration itself checks.
+func targetIsFree(ctx context.Context, t *target, content string) (begun bool, err error) {
+	if t.remote != nil {
+		return databaseIsReady(ctx, t.remote, content)
+	}
+	d := t.store
 	state, err := d.inspectTarget()
-	return err == nil && state == storeMigrating
+	switch {
+	case err != nil:
+		return false, err
+	case state == storeReady || state == storeNew:
+		return false, fail(exitStore, "%s is a store already: give a directory that is empty or does not exist", escapeName(string(d)))
+	case state == storeAbsent:
+		err = contentIsFree(content)
+	}
+	if by, held, lerr := probeLock(d); lerr == nil && held {
+		err = errors.Join(err, &errHeld{dir: d, by: by})
+	} else {
+		err = errors.Join(err, lerr)
+	}
+	return state == storeMigrating, err
 }
 
-// targetIsFree refuses a directory that a migration could not go to. That a
-// target is the interrupted one of the same source, the migration itself checks.
-func targetIsFree(d storeDir) error {
-	state, err := d.inspectTarget()
-	if err != nil {
-		return err
-	}
-	if state == storeReady || state == storeNew {
-		return fail(exitStore, "%s is a store already: give a directory that is empty or does not exist", escapeName(string(d)))
-	}
-	by, held, err := probeLock(d)
-	if err == nil && held {
-		err = &errHeld{dir: d, by: by}
-	}
-	return err
-}
+// rowBytes is about what a row takes of an embedded store's disk.
+const rowBytes = 256
 
-// enoughSpace compares what is to be copied with what the target's disks have
-// left.
-func enoughSpace(src, dst storeDir, content string, bytes int64) error {
+// rowSpace is about what a source's rows take of an embedded store's disk.
+func rowSpace(src *target, rows int64) int64 {
+	if src.remote != nil {
+		return rows * rowBytes
+	}
 	need := int64(0)
-	for _, name := range []string{src.database(), src.database() + "-wal"} {
+	for _, name := range []string{src.store.database(), src.store.database() + "-wal"} {
 		if fi, err := os.Stat(name); err == nil {
 			need += fi.Size()
 		}
 	}
-	if content == "" {
-		return roomFor(string(dst), need+bytes)
+	return need
+}
+
+// enoughSpace compares what is to be copied with what the target's disks of this
+// machine have left.
+func enoughSpace(dst *target, content string, rows, blobs int64) error {
+	switch {
+	case dst.remote != nil && isS3(content):
+		return nil
+	case dst.remote != nil:
+		return roomFor(content, blobs)
+	case content == "":
+		return roomFor(string(dst.store), rows+blobs)
 	}
-	return errors.Join(roomFor(string(dst), need), roomFor(content, bytes))
+	return errors.Join(roomFor(string(dst.store), rows), roomFor(content, blobs))
 }
 
 // roomFor looks at the disk on which a directory is, or would be made.

@@ -32,9 +32,12 @@ func questions(t *testing.T) []question {
 	return out
 }
 
+// opener mounts a store, as an agent declares itself.
+type opener func(agent string) *engine
+
 // askedTree makes the tree that the questions are asked about. border lies
 // between what was done before the date in the questions and after it.
-func askedTree(t *testing.T, store string) (border string, started time.Time) {
+func askedTree(t *testing.T, open opener) (border string, started time.Time) {
 	t.Helper()
 	ctx, c := t.Context(), meta.Caller{UID: 7, GID: 7}
 	ok := func(err error) {
@@ -44,7 +47,7 @@ func askedTree(t *testing.T, store string) (border string, started time.Time) {
 		}
 	}
 	started = time.Now().UTC()
-	e := openTestEngine(t, store)
+	e := open("")
 	docs, err := e.fs.Mkdir(ctx, c, meta.RootIno, "docs", 0o755, 0)
 	ok(err)
 	put(t, e.fs, docs.Ino, "cold", strings.Repeat("c", 5000))
@@ -55,11 +58,11 @@ func askedTree(t *testing.T, store string) (border string, started time.Time) {
 	ok(e.Close())
 	border = time.Now().UTC().Format("2006-01-02T15:04:05.000000000Z")
 
-	agent := openAgentEngine(t, store, "builder")
+	agent := open("builder")
 	put(t, agent.fs, docs.Ino, "grows", strings.Repeat("g", 3000))
 	put(t, agent.fs, docs.Ino, "copy too", strings.Repeat("same", 1000))
 	ok(agent.Close())
-	e = openTestEngine(t, store)
+	e = open("")
 	for i := range 3 {
 		put(t, e.fs, meta.RootIno, "busy", strings.Repeat("b", 100*(i+2)))
 	}
@@ -82,14 +85,31 @@ func openAgentEngine(t *testing.T, store, agent string) *engine {
 	return e
 }
 
-// TestQuestionsOfTheDocumentation: each has the answer that it should have.
-// Times in the answers are shown as T, so that they are the same every day.
+// TestQuestionsOfTheDocumentation: each has the answer that it should have, on
+// each engine.
 func TestQuestionsOfTheDocumentation(t *testing.T) {
-	store := testStore(t, nil)
-	border, started := askedTree(t, store)
+	for name, fresh := range map[string]func(t *testing.T) (string, opener){
+		"SQLite": func(t *testing.T) (string, opener) {
+			store := testStore(t, nil)
+			return store, func(agent string) *engine { return openAgentEngine(t, store, agent) }
+		},
+		"PostgreSQL": func(t *testing.T) (string, opener) {
+			zone, content := testDatabase(t)("default"), sharedDir(t)
+			return zone, func(agent string) *engine { return openTestZone(t, zone, content, agent) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) { askTheQuestions(t, fresh) })
+	}
+}
+
+// askTheQuestions shows times in the answers as T, so that they are the same
+// every day.
+func askTheQuestions(t *testing.T, fresh func(t *testing.T) (string, opener)) {
+	store, open := fresh(t)
+	border, started := askedTree(t, open)
 	for started.Day() != time.Now().UTC().Day() { // midnight would be between
-		store = testStore(t, nil)
-		border, started = askedTree(t, store)
+		store, open = fresh(t)
+		border, started = askedTree(t, open)
 	}
 	want := map[string]string{
 		"1": "T,truncate,/docs/grows,1000,,builder\nT,write,/docs/grows,1000,,builder\nT,create,/docs/copy too,1000,,builder\nT,write,/docs/copy too,1000,,builder\n" +

@@ -165,8 +165,17 @@ const (
 )
 
 // connect returns a client for a target. role names the command to those whom
-// it keeps out.
+// it keeps out. A daemon that ends meanwhile is no error: then there is none.
 func (a *app) connect(ctx context.Context, t *target, need access, role string) (*client, error) {
+	for {
+		c, err := a.connectOnce(ctx, t, need, role)
+		if !errors.Is(err, errDaemonEnded) {
+			return c, err
+		}
+	}
+}
+
+func (a *app) connectOnce(ctx context.Context, t *target, need access, role string) (*client, error) {
 	if t.remote != nil {
 		return a.connectRemote(ctx, t, need, role)
 	}
@@ -232,7 +241,11 @@ const (
 	socketInterval = 20 * time.Millisecond
 )
 
-// awaitDaemon connects to a daemon that holds the lock: it may just be starting.
+// errDaemonEnded says that the daemon which held the lock does so no more.
+var errDaemonEnded = errors.New("the daemon has ended")
+
+// awaitDaemon connects to a daemon that holds the lock: it may just be starting,
+// or ending (errDaemonEnded).
 func awaitDaemon(ctx context.Context, d storeDir, by holder) (*client, error) {
 	if by.Control == "" {
 		by.Control = d.file("control.sock")
@@ -244,6 +257,9 @@ func awaitDaemon(ctx context.Context, d storeDir, by holder) (*client, error) {
 			return dialDaemon(by.Control), nil
 		}
 		starting := errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
+		if now, held, perr := probeLock(d); starting && perr == nil && (!held || now.PID != by.PID) {
+			return nil, errDaemonEnded
+		}
 		if !starting || time.Now().After(deadline) || !processLives(by.PID) {
 			return nil, fail(exitDaemon, "the daemon with pid %d does not answer on %s: only root and the user who mounted may talk to it: %w", by.PID, escapeName(by.Control), err)
 		}

@@ -57,6 +57,9 @@ func (a *app) umount(ctx context.Context, arg string, lazy bool) error {
 		return a.umountDead(t, arg)
 	}
 	c, err := awaitDaemon(ctx, t.store, by)
+	if errors.Is(err, errDaemonEnded) {
+		return a.umountEnded(t)
+	}
 	if err != nil {
 		return err
 	}
@@ -69,6 +72,14 @@ func (a *app) umount(ctx context.Context, arg string, lazy bool) error {
 		return err
 	}
 	return awaitGone(ctx, t.store, by.PID)
+}
+
+// umountEnded is for a daemon that ended while it was asked to.
+func (a *app) umountEnded(t *target) error {
+	if t.mount == nil || !isDead(t.mount.Point) {
+		return nil
+	}
+	return a.umountDead(t, t.mount.Point)
 }
 
 // onlyNode finds the one mount of a database's zone on this machine.

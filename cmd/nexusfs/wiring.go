@@ -23,7 +23,8 @@ import (
 //	                            -> hooks        cache invalidation, followers of the log
 //
 // Which content and which truth, wiringparts.go says. No other file of this
-// package imports a room but meta, and wiringmigrate.go, where two stores meet.
+// package imports a room but meta, and wiringmigrate*.go, where two stores meet,
+// and wiringdoctor.go, which looks at a store that may be broken.
 
 // engineOptions say which store to open, and for what.
 type engineOptions struct {

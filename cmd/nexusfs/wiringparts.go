@@ -159,29 +159,82 @@ func contentPlace(ctx context.Context, db *postgres.Store, o engineOptions) (pla
 // cacheBytes bounds a node's copies of content that lies far away.
 const cacheBytes = 10 << 30
 
+// farContent is the content of a zone in a database.
+type farContent struct {
+	place string // a directory, or an s3:// URL
+	zone  string
+	id    string // of the zone in its database: marks the content as its own
+}
+
+// isS3 reports whether a place of blobs is a bucket.
+func isS3(place string) bool { return strings.HasPrefix(place, "s3://") }
+
+// dir is the zone's own directory in a directory that others may share.
+func (f farContent) dir() string { return filepath.Join(f.place, f.zone+"-"+f.id) }
+
+// bucket is where the zone's content lies in S3.
+func (f farContent) bucket() (s3.Options, error) {
+	location, err := s3.ParseLocation(f.place)
+	if err != nil {
+		err = fail(exitUsage, "content at %s: %w", escapeName(f.place), err)
+	}
+	return s3.Options{Location: location, ID: f.id}, err
+}
+
+// open opens the content, and unless it is only read makes it where there is none.
+func (f farContent) open(ctx context.Context, readOnly bool, log *slog.Logger) (contentStore, error) {
+	if !isS3(f.place) {
+		blobs, err := local.Open(ctx, local.Options{Dir: f.dir(), ReadOnly: readOnly, Shared: true, Log: log})
+		if err != nil {
+			return nil, fmt.Errorf("content at %s: %w", escapeName(f.place), err)
+		}
+		return blobs, nil
+	}
+	o, err := f.bucket()
+	if err != nil {
+		return nil, err
+	}
+	o.Create, o.ReadOnly = !readOnly, readOnly
+	return s3.Open(ctx, o)
+}
+
+// mayBe refuses a bucket where the zone's content cannot go: anything but an
+// empty prefix, or what an earlier run has begun.
+func (f farContent) mayBe(ctx context.Context) error {
+	o, err := f.bucket()
+	if err != nil {
+		return err
+	}
+	if f.id != "" {
+		o.ReadOnly = true
+		store, err := s3.Open(ctx, o)
+		if err == nil {
+			return store.Close()
+		}
+	}
+	return s3.Vacant(ctx, o)
+}
+
+// validPlace checks a place of a zone's content as far as it can be without
+// asking anybody.
+func validPlace(content string) error {
+	if !isS3(content) {
+		return nil
+	}
+	_, err := farContent{place: content}.bucket()
+	return err
+}
+
 // openContent opens content in a directory that several machines may share, or
 // in S3 behind a cache on this machine's disk.
 func (p *parts) openContent(ctx context.Context, o engineOptions, place, id string) error {
-	if !strings.HasPrefix(place, "s3://") {
-		blobs, err := local.Open(ctx, local.Options{Dir: filepath.Join(place, p.zone+"-"+id), ReadOnly: o.readOnly, Shared: true, Log: o.log})
-		if err != nil {
-			return fmt.Errorf("content at %s: %w", escapeName(place), err)
-		}
-		p.content = blobs
-		p.opened(blobs.Close)
-		return nil
-	}
-	location, err := s3.ParseLocation(place)
-	if err != nil {
-		return fail(exitUsage, "content=%s: %w", escapeName(place), err)
-	}
-	far, err := s3.Open(ctx, s3.Options{Location: location, ID: id, Create: !o.readOnly, ReadOnly: o.readOnly})
+	far, err := farContent{place, p.zone, id}.open(ctx, o.readOnly, o.log)
 	if err != nil {
 		return err
 	}
 	p.content = far
 	p.opened(far.Close)
-	if o.mountpoint == "" {
+	if !isS3(place) || o.mountpoint == "" {
 		return nil // one command reads each blob once
 	}
 	cache, err := diskcache.Open(ctx, far, diskcache.Options{Dir: o.dir.file("cache"), Bytes: cacheBytes, Log: o.log})

@@ -67,6 +67,25 @@ func (s *Store) claim(ctx context.Context) error {
 	return err
 }
 
+// Vacant checks that Open could make a store: the bucket answers to the keys, and
+// nothing is there. o.ID is not needed. It sends one request and changes nothing.
+// KindExist when something is there; else the errors of Open.
+func Vacant(ctx context.Context, o Options) error {
+	o.ID = "none"
+	s, err := newStore(o)
+	var objects []minio.ObjectInfo
+	if err == nil {
+		objects, err = s.page(ctx, s.o.Location.Prefix, "", 1)
+	}
+	if err != nil {
+		return s.openError(ctx, err)
+	}
+	if len(objects) > 0 {
+		return meta.E("open content", 0, "", meta.KindExist, fmt.Errorf("%s is not empty (it holds %q): name an empty prefix", s.o.Location, objects[0].Key))
+	}
+	return nil
+}
+
 func (s *Store) checkMarker(text []byte) error {
 	var m marker
 	problem := ""

@@ -9,7 +9,8 @@
 //
 // where head is the head of the batch before (32 zero bytes for the first),
 // zone is the length of the zone's name (8 bytes, big-endian) followed by the
-// name, and first and count are 8 bytes, big-endian. So a head commits to the
+// name, and first and count are 8 bytes, big-endian. The name is the one that the
+// zone had when the batch was committed (Name). So a head commits to the
 // content, the order and the revisions of everything before it.
 package chain
 

@@ -25,6 +25,24 @@ type Sealed struct {
 	Head    Hash  // the chain head after it
 }
 
+// Name is what a zone was called when it was somewhere else: the batches up to
+// revision Until, and behind those of the name before, are chained under it.
+type Name struct {
+	Until int64
+	Name  string
+}
+
+// NameAt returns the name under which the batch that begins with a revision is
+// chained: one of names, oldest first, or the zone's present one.
+func NameAt(names []Name, zone string, rev int64) string {
+	for _, n := range names {
+		if rev <= n.Until {
+			return n.Name
+		}
+	}
+	return zone
+}
+
 // Check follows a stored chain, record by record, and reports what does not
 // follow from what was before. It is pure but for Report. Findings:
 // "record-digest" for a record that is not what was committed,
@@ -35,9 +53,10 @@ type Sealed struct {
 // skipped are no finding: its record names them (P33).
 type Check struct {
 	Zone   string
-	Last   int64 // revision of the last record seen, or skipped on purpose
-	Prev   int64 // revision of the last head
-	Head   Hash  // the head at Prev
+	Names  []Name // that the zone had before, oldest first
+	Last   int64  // revision of the last record seen, or skipped on purpose
+	Prev   int64  // revision of the last head
+	Head   Hash   // the head at Prev
 	Report func(meta.Finding)
 
 	digests []Hash
@@ -65,7 +84,7 @@ func (v *Check) Add(r *Sealed) {
 	if r.Batch == 0 {
 		return
 	}
-	want := Next(v.Head, v.Zone, v.first, v.digests)
+	want := Next(v.Head, NameAt(v.Names, v.Zone, v.first), v.first, v.digests)
 	if int64(len(v.digests)) != r.Batch || want != r.Head {
 		v.find("chain-head", v.first, "the chain breaks in the batch of revisions %d to %d (%d records, %d were committed)",
 			v.first, rev, len(v.digests), r.Batch)

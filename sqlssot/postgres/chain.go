@@ -13,6 +13,11 @@ import (
 // is later), recomputes its digest, and the chain heads from the last one
 // before; chain.Check has the findings.
 func (s *Store) VerifyChain(ctx context.Context, first meta.Rev, report func(meta.Finding)) (checked int64, err error) {
+	return s.verifyChain(ctx, s.o.Zone, first, report)
+}
+
+// verifyChain is VerifyChain where what has no other name is chained under zone.
+func (s *Store) verifyChain(ctx context.Context, zone string, first meta.Rev, report func(meta.Finding)) (checked int64, err error) {
 	err = s.scan(ctx, "verify", 0, func(tx pgx.Tx) error {
 		pruned, err := number(ctx, tx, `SELECT coalesce(max(rev),$1::bigint) FROM chain_seals WHERE rev BETWEEN $1 AND $2`, s.base, s.base|keyMask)
 		if err != nil {
@@ -22,7 +27,11 @@ func (s *Store) VerifyChain(ctx context.Context, first meta.Rev, report func(met
 		if err != nil {
 			return err
 		}
-		v := &chain.Check{Zone: s.o.Zone, Last: unk(at), Prev: unk(at), Head: head, Report: report}
+		names, err := s.names(ctx, tx)
+		if err != nil {
+			return err
+		}
+		v := &chain.Check{Zone: zone, Names: names, Last: unk(at), Prev: unk(at), Head: head, Report: report}
 		var r recordRow
 		dest := r.dest()
 		if err := each(ctx, tx, `SELECT `+recordCols+recordFrom+`WHERE r.rev>$1 AND r.rev<=$2 ORDER BY r.rev`, func(rows pgx.Rows) error {
@@ -64,4 +73,16 @@ func (s *Store) sealBefore(ctx context.Context, tx pgx.Tx, before int64) (at int
 		return err
 	}, s.base, before)
 	return at, head, err
+}
+
+// names reads what the zone was called before, oldest first.
+func (s *Store) names(ctx context.Context, tx pgx.Tx) (out []chain.Name, err error) {
+	err = each(ctx, tx, `SELECT rev,name FROM zone_names WHERE rev BETWEEN $1 AND $2 ORDER BY rev`, func(rows pgx.Rows) error {
+		var n chain.Name
+		err := rows.Scan(&n.Until, &n.Name)
+		n.Until = unk(n.Until)
+		out = append(out, n)
+		return err
+	}, s.base, s.base|keyMask)
+	return out, err
 }

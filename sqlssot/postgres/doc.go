@@ -18,5 +18,6 @@
 // commit works, docs/adr/0005-postgres-commit.md why so, docs/SQL.md has the
 // views that users may query.
 //
-// cmd/nexusfs opens it and hands it to meta.
+// cmd/nexusfs opens it and hands it to meta; nexusfs migrate fills a zone (Target)
+// or moves its content (Mover), nexusfs doctor looks at a database (Examine).
 package postgres

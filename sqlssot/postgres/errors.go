@@ -27,6 +27,7 @@ const (
 	codeTooManyConns  = "53300"
 	codeCanceled      = "57014" // statement time-out, or cancelled by an administrator
 	codeNoDatabase    = "3D000"
+	codeLockTimeout   = "55P03"
 	codeBadPassword   = "28P01"
 	codeBadAuth       = "28000"
 )

@@ -65,8 +65,8 @@ func unk(k int64) int64 { return k & keyMask }
 
 // Open opens an existing zone and brings the schema up to date. KindNotExist
 // when there is no such database or zone, KindInvalid when the database is not
-// ours, was written by a newer version, or the server is too old (nothing is
-// changed then), KindAccess when the login or a right is refused, KindIO when
+// ours, was written by a newer version, the server is too old, or a migration of
+// the zone has not come to its end (nothing is changed then), KindAccess when the login or a right is refused, KindIO when
 // the server cannot be reached.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	return open(ctx, o, func(s *Store) error { return s.findZone(ctx) })
@@ -81,6 +81,23 @@ func Create(ctx context.Context, o Options) (*Store, error) {
 
 // open connects, looks at the schema and lets zone find or make the zone.
 func open(ctx context.Context, o Options, zone func(*Store) error) (*Store, error) {
+	s, err := connect(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err = zone(s); err == nil {
+		var h meta.Head
+		if h, err = s.Head(ctx); err == nil {
+			s.recent = s.base | int64(h.Barrier) // the sessions before have looked at the rest; Prune looks at everything
+			return s, nil
+		}
+	}
+	s.pools.close()
+	return nil, classify("open", 0, s.o.Zone, err)
+}
+
+// connect looks at the schema and makes a Store that has no zone yet.
+func connect(ctx context.Context, o Options) (*Store, error) {
 	o = o.withDefaults()
 	if err := checkZone(o.Zone); err != nil {
 		return nil, err
@@ -99,15 +116,7 @@ func open(ctx context.Context, o Options, zone func(*Store) error) (*Store, erro
 	if s.pools, err = openPools(&s.o, &s.trips); err != nil {
 		return nil, err
 	}
-	if err = zone(s); err == nil {
-		var h meta.Head
-		if h, err = s.Head(ctx); err == nil {
-			s.recent = s.base | int64(h.Barrier) // the sessions before have looked at the rest; Prune looks at everything
-			return s, nil
-		}
-	}
-	s.pools.close()
-	return nil, classify("open", 0, o.Zone, err)
+	return s, nil
 }
 
 // ready brings the schema up to date, or refuses one that is not where it may
@@ -134,9 +143,12 @@ func (s *Store) findZone(ctx context.Context) error {
 	var n int64
 	err := s.pools.read.QueryRow(ctx, `SELECT zone FROM zones WHERE name = $1`, s.o.Zone).Scan(&n)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return meta.E("open", 0, s.o.Zone, meta.KindNotExist, errors.New("the store has no such zone"))
+		return s.noZone(ctx)
 	}
 	s.setZone(n)
+	if err == nil {
+		err = s.refuseMoving(ctx, s.pools.read)
+	}
 	return err
 }
 

@@ -122,7 +122,12 @@ func (s *Store) resealBefore(ctx context.Context, tx pgx.Tx, first int64) error 
 		return err
 	}
 	if len(digests) > 0 {
-		head = chain.Next(head, s.o.Zone, unk(last)-int64(len(digests))+1, digests)
+		names, err := s.names(ctx, tx)
+		if err != nil {
+			return err
+		}
+		begin := unk(last) - int64(len(digests)) + 1
+		head = chain.Next(head, chain.NameAt(names, s.o.Zone, begin), begin, digests)
 		if _, err := exec(ctx, tx, `UPDATE operation_records SET batch=$1,head=$2 WHERE rev=$3`, len(digests), head[:], last); err != nil {
 			return err
 		}

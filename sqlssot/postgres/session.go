@@ -63,6 +63,9 @@ const serverNow = `(extract(epoch FROM clock_timestamp()) * 1000000000)::bigint`
 func (s *Store) Begin(ctx context.Context, info meta.SessionInfo) (session, epoch int64, prev *meta.PrevSession, err error) {
 	err = s.update(ctx, "begin", func(tx pgx.Tx) error {
 		prev, session, epoch = nil, 1, 0
+		if err := s.refuseMoving(ctx, tx); err != nil {
+			return err
+		}
 		if err := s.newest(ctx, tx, &prev, &epoch); err != nil {
 			return err
 		}

@@ -68,5 +68,6 @@ func (s *Store) Stats(ctx context.Context) (meta.StoreStats, error) {
 				-(SELECT min(rev) FROM operation_records WHERE rev BETWEEN $2 AND $3)+1,0),
 			(SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class WHERE relnamespace=to_regnamespace('nexusfs') AND relkind='r')
 		FROM counters c WHERE c.zone=$1 AND c.kind=0 AND c.id=0`, []any{&st.Inodes, &st.Records, &st.FileBytes}, s.zone, s.base, s.base|keyMask)
+	st.Schema = lastVersion() // Open has seen to it
 	return st, err
 }

@@ -101,7 +101,12 @@ func (s *Store) resealBefore(w *conn, first int64) error {
 		return err
 	}
 	if len(digests) > 0 {
-		head = chain.Next(head, s.zoneName, last-int64(len(digests))+1, digests)
+		names, err := s.names(w)
+		if err != nil {
+			return err
+		}
+		begin := last - int64(len(digests)) + 1
+		head = chain.Next(head, chain.NameAt(names, s.zoneName, begin), begin, digests)
 		if err := w.script("UPDATE operation_records SET batch=?,head=? WHERE rev=?", len(digests), head[:], s.k(last)); err != nil {
 			return err
 		}

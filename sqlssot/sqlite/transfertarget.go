@@ -16,7 +16,10 @@ import (
 // Target is a zone that a migration fills: transfer.Target. Until Finish the
 // zone has another name, so that Open does not find it, and the database a
 // table more, migration, which says what it is filled from.
-type Target struct{ *Store }
+type Target struct {
+	*Store
+	origin transfer.Origin // after Begin
+}
 
 var _ transfer.Target = (*Target)(nil)
 
@@ -43,7 +46,7 @@ func OpenTarget(ctx context.Context, o Options) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Target{s}, nil
+	return &Target{Store: s}, nil
 }
 
 // openBulk opens a database for one writer who moves much: its commits are
@@ -99,10 +102,7 @@ func (s *Store) bulk(ctx context.Context, fn func(w *conn) error) error {
 
 // Begin implements transfer.Target.
 func (t *Target) Begin(ctx context.Context, o transfer.Origin, zone transfer.Row) (n transfer.Numbers, begun, done bool, err error) {
-	if o.Name != t.zoneName {
-		return n, false, false, meta.E("migrate", 0, o.Name, meta.KindInvalid, fmt.Errorf(
-			"the target's zone would be %s: the chain of records is bound to the zone's name, so it has to stay", t.zoneName))
-	}
+	t.origin = o
 	err = t.bulk(ctx, func(w *conn) error {
 		if n, begun, err = t.begun(w, o); err != nil || begun {
 			return err
@@ -125,13 +125,13 @@ func (t *Target) begun(w *conn, o transfer.Origin) (n transfer.Numbers, found bo
 	err = w.each(`SELECT m.zone,m.blob,m.origin FROM migration m JOIN zones z ON z.zone=m.zone WHERE z.name=?`, func(st *sqlite.Stmt) error {
 		n, found = transfer.Numbers{Zone: st.ColumnInt64(0), Blob: st.ColumnInt64(1)}, true
 		return json.Unmarshal([]byte(st.ColumnText(2)), &old)
-	}, o.Name+unfinished)
+	}, t.zoneName+unfinished)
 	if err != nil || !found {
 		return n, found, err
 	}
 	t.setZone(n.Zone)
 	if !o.Same(old) {
-		err = meta.E("migrate", 0, o.Name, meta.KindExist, fmt.Errorf(
+		err = meta.E("migrate", 0, t.zoneName, meta.KindExist, fmt.Errorf(
 			"the target was begun with another source, or the source has been changed since (it was at revision %d, it is at %d): remove the target and begin again", old.Rev, o.Rev))
 	}
 	return n, true, err
@@ -140,13 +140,13 @@ func (t *Target) begun(w *conn, o transfer.Origin) (n transfer.Numbers, found bo
 // finished reports whether the zone is there already.
 func (t *Target) finished(ctx context.Context, w *conn, o transfer.Origin) (bool, error) {
 	zone := int64(-1)
-	if err := w.each("SELECT zone FROM zones WHERE name=?", func(st *sqlite.Stmt) error { zone = st.ColumnInt64(0); return nil }, o.Name); err != nil || zone < 0 {
+	if err := w.each("SELECT zone FROM zones WHERE name=?", func(st *sqlite.Stmt) error { zone = st.ColumnInt64(0); return nil }, t.zoneName); err != nil || zone < 0 {
 		return false, err
 	}
 	t.setZone(zone)
 	have, err := t.Origin(ctx)
 	if err == nil && !o.Same(have) {
-		err = meta.E("migrate", 0, o.Name, meta.KindExist, errors.New("the target holds another zone of this name: give a new target"))
+		err = meta.E("migrate", 0, t.zoneName, meta.KindExist, errors.New("the target holds another zone of this name: give a new target"))
 	}
 	return err == nil, err
 }
@@ -165,14 +165,14 @@ func (t *Target) begin(w *conn, o transfer.Origin, zone transfer.Row) (n transfe
 		}
 	}
 	if n.Zone >= maxZones {
-		return n, meta.E("migrate", 0, o.Name, meta.KindNoSpace, fmt.Errorf("a store holds at most %d zones", maxZones))
+		return n, meta.E("migrate", 0, t.zoneName, meta.KindNoSpace, fmt.Errorf("a store holds at most %d zones", maxZones))
 	}
 	table := transfer.ZoneTable()
 	zone = slices.Clone(zone)
 	if err := (transfer.Mapping{From: o.Numbers, To: n}).Row(table, zone); err != nil {
 		return n, err
 	}
-	zone[1] = o.Name + unfinished
+	zone[1] = t.zoneName + unfinished
 	if err := insertRows(w, table, []transfer.Row{zone}); err != nil {
 		return n, err
 	}
@@ -219,11 +219,21 @@ func (t *Target) Import(ctx context.Context, table *transfer.Table, list []trans
 	return t.bulk(ctx, func(w *conn) error { return insertRows(w, table, list) })
 }
 
+// VerifyChain implements transfer.Target.
+func (t *Target) VerifyChain(ctx context.Context, first meta.Rev, report func(meta.Finding)) (checked int64, err error) {
+	return t.verifyChain(ctx, t.origin.Name, first, report)
+}
+
 // Finish implements transfer.Target.
 func (t *Target) Finish(ctx context.Context) error {
 	return t.bulk(ctx, func(w *conn) error {
 		if err := w.script("UPDATE zones SET name=? WHERE zone=?", t.zoneName, t.zone); err != nil {
 			return err
+		}
+		if t.origin.Name != t.zoneName && t.origin.Rev > 0 { // unless nothing was chained under that name
+			if err := w.script("INSERT OR IGNORE INTO zone_names(rev,name) VALUES(?,?)", t.k(int64(t.origin.Rev)), t.origin.Name); err != nil {
+				return err
+			}
 		}
 		if err := w.script("DELETE FROM migration WHERE zone=?", t.zone); err != nil {
 			return err

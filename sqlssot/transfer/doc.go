@@ -13,8 +13,9 @@
 // digested on both sides, every blob is verified by its hash while it is
 // copied, the chain is verified in the target.
 //
-// Not promised: anything about a source that somebody changes during a run.
-// The caller keeps daemons away.
+// Not promised: that a source which somebody changes during a run is copied. The
+// caller keeps daemons away; a session that began all the same is noticed in the
+// end, and the target stays unfinished.
 //
 // Called by cmd/nexusfs (`nexusfs migrate`) and implemented by the engines.
 package transfer

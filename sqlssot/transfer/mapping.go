@@ -49,6 +49,8 @@ func (m Mapping) number(ref Ref, n int64) (int64, bool) {
 			return 0, true
 		}
 		return n&(1<<zoneShift-1) | m.To.Zone<<zoneShift, n>>zoneShift == m.From.Zone
+	case Mark:
+		return n&(1<<zoneShift-1) | m.To.Zone<<zoneShift, n == 0 || n>>zoneShift == m.From.Zone
 	case Zone:
 		return m.To.Zone, n == m.From.Zone
 	case BlobRow:

@@ -66,7 +66,9 @@ func MoveContent(ctx context.Context, o MoveOptions) (Result, error) {
 	if err != nil {
 		return r.res, err
 	}
-	r.begun = after != nil
+	if err := r.findLeftovers(ctx); err != nil {
+		return r.res, err
+	}
 	if err := r.moveBlobs(ctx, o.Zone, after); err != nil {
 		return r.res, err
 	}

@@ -17,7 +17,8 @@ const (
 	contentCopies = 4        // blobs that are copied at once
 )
 
-// Options say what to copy. All are required but Progress.
+// Options say what to copy. All are required but Progress. To holds blobs of the
+// target's zone alone: what else is in it is freed.
 type Options struct {
 	Source   Source
 	Target   Target
@@ -78,7 +79,7 @@ func Plan(ctx context.Context, s Source) (Result, error) {
 //     row is;
 //  3. content that a killed run stored without a row is freed;
 //  4. every table is counted and digested on both sides, the chain verified;
-//  5. the zone gets its name.
+//  5. the source is what it was in the beginning, so the zone gets its name.
 //
 // So a run that ends anywhere before 5 leaves a target that nobody can open and
 // the next run goes on with. KindExist when the target holds another zone,
@@ -98,13 +99,20 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		r.res.Before = done
 		return r.res, err
 	}
+	if err := r.findLeftovers(ctx); err != nil {
+		return r.res, err
+	}
 	if err := r.copyAll(ctx); err != nil {
 		return r.res, err
 	}
 	if err := r.sweep(ctx, o.Target.Placed); err != nil {
 		return r.res, err
 	}
-	if err := r.verify(ctx); err != nil {
+	err = r.verify(ctx)
+	if changed := r.unchanged(ctx); changed != nil {
+		err = changed // and that is why the sides differ
+	}
+	if err != nil {
 		return r.res, err
 	}
 	// gofail: var migrateBeforeFinish struct{}
@@ -113,8 +121,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 
 type runner struct {
 	Options
+	origin  Origin
 	mapping Mapping
-	begun   bool // an earlier run has begun
+	left    bool // blobs of an earlier run may be there
 	res     Result
 	done    int64 // rows that are in the target
 }
@@ -130,9 +139,20 @@ func (r *runner) begin(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	numbers, begun, done, err := r.Target.Begin(ctx, origin, zone)
-	r.begun = begun
+	r.left, r.origin = begun, origin
 	r.mapping = Mapping{From: origin.Numbers, To: numbers}
 	return done, err
+}
+
+// unchanged finds a daemon that had the source meanwhile: not everything of it
+// may be there.
+func (r *runner) unchanged(ctx context.Context) error {
+	now, err := r.Source.Origin(ctx)
+	if err == nil && !now.Same(r.origin) {
+		err = meta.E("migrate", 0, now.Name, meta.KindConflict, errors.New(
+			"the source was mounted, or changed, while it was copied: remove the target, keep daemons away from the source, and begin again"))
+	}
+	return err
 }
 
 func (r *runner) copyAll(ctx context.Context) error {
@@ -352,9 +372,23 @@ func blobOf(row Row) meta.Blob {
 	return b
 }
 
+// errFound ends a walk.
+var errFound = errors.New("found")
+
+// findLeftovers looks for blobs in the target's content store before any is
+// copied: a killed run may have stored some and come to nothing else, or the
+// content was there before.
+func (r *runner) findLeftovers(ctx context.Context) error {
+	err := r.To.Walk(ctx, func(meta.Blob) error { r.left = true; return errFound })
+	if errors.Is(err, errFound) {
+		return nil
+	}
+	return err
+}
+
 // sweep frees what a killed run stored and did not come to write a row for.
 func (r *runner) sweep(ctx context.Context, known func(context.Context, meta.Blob) (bool, error)) error {
-	if !r.begun {
+	if !r.left {
 		return nil
 	}
 	var free []meta.Blob

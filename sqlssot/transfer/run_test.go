@@ -23,6 +23,7 @@ func TestMemoryPasses(t *testing.T) {
 		}
 		if all[at][zone] == nil {
 			m := transfertest.NewMemory()
+			m.Name = zone
 			if n := int64(len(all[at])); n > 0 {
 				m.Numbers = &transfer.Numbers{Zone: n, Blob: n * 1000}
 			}

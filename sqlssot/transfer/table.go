@@ -7,7 +7,7 @@ import (
 
 // Version is that of the description below. It is part of an Origin, so that a
 // run is not gone on with by a program that copies other columns.
-const Version = 1
+const Version = 2
 
 // zoneShift is where the zone's number begins in keys (0001_init).
 const zoneShift = 48
@@ -31,6 +31,7 @@ const (
 	Plain   Ref = iota
 	Key         // inode, revision, session or actor: the zone's number in the bits from 48 upward; 0 is 'none'
 	Zone        // the zone's number
+	Mark        // a revision up to which something is done: as a Key, but 0 is the zone's beginning
 	BlobRow     // number of a blob's row
 	Usage       // counters.id: a Key where kind is 2, else plain
 )
@@ -65,8 +66,9 @@ func num(names string, ref Ref) []Column {
 	return out
 }
 
-func ints(names string) []Column { return num(names, Plain) }
-func keys(names string) []Column { return num(names, Key) }
+func ints(names string) []Column  { return num(names, Plain) }
+func keys(names string) []Column  { return num(names, Key) }
+func marks(names string) []Column { return num(names, Mark) }
 
 func typed(t Type, names string) []Column {
 	out := ints(names)
@@ -112,7 +114,7 @@ func join(parts ...[]Column) []Column {
 // name, and gives it its name last: that makes the zone.
 func ZoneTable() *Table {
 	return table("zones", 1, `"zone" = $zone`, num("zone", Zone), local(typed(Text, "name")),
-		ints("epoch policy_rev next_ino created"), keys("indexed"))
+		ints("epoch policy_rev next_ino created"), marks("indexed"))
 }
 
 // BlobTable is the one whose rows say where bytes outside of SQL are. Blobs
@@ -136,7 +138,8 @@ const (
 func Tables() []*Table {
 	return []*Table{
 		table("counters", 3, `"zone" = $zone`, num("zone", Zone), ints("kind"), num("id", Usage), ints("inodes bytes history"),
-			keys("rev"), typed(Bytes, "head"), keys("barrier reserved"), ints("topology sessions")),
+			marks("rev"), typed(Bytes, "head"), marks("barrier reserved"), ints("topology sessions")),
+		table("zone_names", 1, between("rev"), keys("rev"), typed(Text, "name")),
 		table("session_rows", 1, between("session"), keys("session"), ints("epoch"), typed(Text, "node"), ints("pid"),
 			typed(Text, "boot_id mountpoint"), ints("lease started ended fenced")),
 		table("actors", 1, between("actor"), keys("actor"), ints("uid gid pid start"), typed(Text, "exe cgroup node agent task")),
@@ -178,7 +181,8 @@ func quoted(names []Column, d Dialect) []string {
 	return out
 }
 
-func (t *Table) names() string { return strings.Join(quoted(t.Columns, Dialect{}), ",") }
+// Names lists the columns as a statement does.
+func (t *Table) Names() string { return strings.Join(quoted(t.Columns, Dialect{}), ",") }
 
 func params(n int) string {
 	var b strings.Builder
@@ -205,7 +209,7 @@ func (t *Table) Select(zone int64, after bool, d Dialect) string {
 	if after {
 		where += fmt.Sprintf(" AND (%s) > (%s)", key, params(t.Keys))
 	}
-	return fmt.Sprintf("SELECT %s FROM %s WHERE %s ORDER BY %s", t.names(), t.Name, where, key)
+	return fmt.Sprintf("SELECT %s FROM %s WHERE %s ORDER BY %s", t.Names(), t.Name, where, key)
 }
 
 // SelectLast reads the key of a zone's last row.
@@ -222,5 +226,5 @@ func (t *Table) SelectCount(zone int64) string {
 
 // Insert writes one row; its columns are the parameters.
 func (t *Table) Insert() string {
-	return fmt.Sprintf("INSERT INTO %s(%s) VALUES(%s)", t.Name, t.names(), params(len(t.Columns)))
+	return fmt.Sprintf("INSERT INTO %s(%s) VALUES(%s)", t.Name, t.Names(), params(len(t.Columns)))
 }

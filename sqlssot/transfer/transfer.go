@@ -16,7 +16,7 @@ type Numbers struct {
 // changes a zone begins a session, so two equal Origins are the same rows.
 type Origin struct {
 	Version  int      `json:"version"` // of the description of tables
-	Name     string   `json:"name"`    // of the zone; its chain is bound to it (P4)
+	Name     string   `json:"name"`    // of the zone; a target may have another one
 	Created  int64    `json:"created"` // ns since 1970
 	Rev      meta.Rev `json:"rev"`     // its newest revision
 	Head     [32]byte `json:"head"`    // and chain head
@@ -25,13 +25,13 @@ type Origin struct {
 	Numbers   Numbers `json:"numbers"`
 	LastBlob  int64   `json:"last_blob"`  // highest number of a blob's row, without Numbers.Blob
 	LastActor int64   `json:"last_actor"` // highest number of an actor, without the zone's
-	Open      int64   `json:"-"`          // sessions that have not ended in order
+	Open      int64   `json:"-"`          // sessions that may still change it, or left what the next one looks through
 }
 
 // Same reports whether two zones are the same, in the same state, wherever
-// they lie.
+// they lie and whatever they are called.
 func (o Origin) Same(p Origin) bool {
-	o.Numbers, o.LastBlob, o.LastActor, o.Open = p.Numbers, p.LastBlob, p.LastActor, p.Open
+	o.Name, o.Numbers, o.LastBlob, o.LastActor, o.Open = p.Name, p.Numbers, p.LastBlob, p.LastActor, p.Open
 	return o == p
 }
 
@@ -52,6 +52,10 @@ type Source interface {
 
 // Target is a zone that is being filled. It is a Source of what it holds so
 // far. One goroutine calls Begin, Import and Finish.
+//
+// The zone may get another name than the source's, though the chain is bound to
+// the name (P4): what was chained under the old one is said in the table
+// zone_names, to which Finish adds a row.
 type Target interface {
 	Source
 	// Begin makes room for a zone: its row (of ZoneTable, with the origin's
@@ -70,7 +74,8 @@ type Target interface {
 	Import(ctx context.Context, t *Table, rows []Row) error
 	// Placed reports whether a blob's row names this place.
 	Placed(ctx context.Context, b meta.Blob) (bool, error)
-	// VerifyChain is meta.Upkeep's, of the zone that is not finished yet.
+	// VerifyChain is meta.Upkeep's, of the zone that is not finished yet and is
+	// chained under the origin's name so far.
 	VerifyChain(ctx context.Context, first meta.Rev, report func(meta.Finding)) (checked int64, err error)
 	// Finish makes everything durable and gives the zone its name.
 	Finish(ctx context.Context) error

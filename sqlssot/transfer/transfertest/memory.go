@@ -20,6 +20,7 @@ type Memory struct {
 	begun  bool
 	done   bool
 
+	Name    string                               // of the zone; "": the origin's
 	Numbers *transfer.Numbers                    // those that a target gives; nil: the origin's
 	Change  func(table string, row transfer.Row) // what Import does to rows before it keeps them; nil: nothing
 }
@@ -142,7 +143,18 @@ func (m *Memory) VerifyChain(context.Context, meta.Rev, func(meta.Finding)) (int
 func (m *Memory) Whole() bool { return m.done }
 
 // Finish implements transfer.Target.
-func (m *Memory) Finish(context.Context) error { m.done = true; return nil }
+func (m *Memory) Finish(context.Context) error {
+	m.done = true
+	if m.Name == "" || m.Name == m.origin.Name {
+		return nil
+	}
+	names, rev := m.rows["zone_names"], m.origin.Numbers.Zone<<zoneShift|int64(m.origin.Rev)
+	if len(names) == 0 || names[len(names)-1][0].(int64) < rev {
+		m.rows["zone_names"] = append(names, transfer.Row{rev, m.origin.Name})
+	}
+	m.origin.Name = m.Name
+	return nil
+}
 
 // Content is a content store in memory; only what a migration calls works.
 type Content struct {

@@ -25,6 +25,7 @@ func Run(t *testing.T, e Engine) {
 	t.Run("NumbersOfTheSource", func(t *testing.T) { roundTrip(t, e, transfer.Numbers{Zone: 5, Blob: 1000}, "default") })
 	t.Run("BesideOthers", func(t *testing.T) { besideOthers(t, e) })
 	t.Run("GoesOn", func(t *testing.T) { goesOn(t, e) })
+	t.Run("AnotherName", func(t *testing.T) { anotherName(t, e) })
 	t.Run("Order", func(t *testing.T) { order(t, e) })
 }
 
@@ -42,12 +43,18 @@ func fill(t *testing.T, e Engine, database int, zone string, from *Memory, blobs
 // back migrates a zone out of a database, into memory.
 func back(t *testing.T, e Engine, database int, zone string, blobs *Content) *Memory {
 	t.Helper()
+	return backTo(t, e, database, zone, blobs, NewContent())
+}
+
+// backTo is back with the blobs where they can be read.
+func backTo(t *testing.T, e Engine, database int, zone string, blobs, to *Content) *Memory {
+	t.Helper()
 	source, end, err := e.Source(t, database, zone)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := NewMemory()
-	_, err = transfer.Run(t.Context(), transfer.Options{Source: source, Target: m, From: blobs, To: NewContent()})
+	_, err = transfer.Run(t.Context(), transfer.Options{Source: source, Target: m, From: blobs, To: to})
 	if err = errors.Join(err, end()); err != nil {
 		t.Fatal(err)
 	}
@@ -106,11 +113,17 @@ func sameRow(t *testing.T, table *transfer.Table, want, got transfer.Row) {
 
 // besideOthers: a second zone gets other numbers and leaves the first alone.
 func besideOthers(t *testing.T, e Engine) {
-	blobs, there := NewContent(), NewContent()
+	blobs, there, beside := NewContent(), NewContent(), NewContent()
 	first, second := NewZone("first", transfer.Numbers{}, blobs), NewZone("second", transfer.Numbers{}, blobs)
 	fill(t, e, 1, "first", first, blobs, there)
-	fill(t, e, 1, "second", second, blobs, there)
-	one, two := back(t, e, 1, "first", there), back(t, e, 1, "second", there)
+	if _, err := beside.Put(t.Context(), []byte("of an earlier run")); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, e, 1, "second", second, blobs, beside)
+	if beside.Len() != 150 {
+		t.Errorf("%d blobs are there: one is of nobody", beside.Len())
+	}
+	one, two := back(t, e, 1, "first", there), back(t, e, 1, "second", beside)
 	same(t, first, one)
 	same(t, second, two)
 	if one.origin.Numbers.Zone == two.origin.Numbers.Zone {
@@ -159,6 +172,47 @@ func goesOn(t *testing.T, e Engine) {
 	_, err = transfer.Run(t.Context(), transfer.Options{Source: other, Target: target, From: blobs, To: there})
 	if end() != nil || meta.KindOf(err) != meta.KindExist {
 		t.Errorf("another source into a zone that is whole: %v", err)
+	}
+}
+
+// anotherName: a zone may be called otherwise in its target. Its chain still
+// verifies there, and after it has its old name again.
+func anotherName(t *testing.T, e Engine) {
+	blobs, there, again := NewContent(), NewContent(), NewContent()
+	from := NewZone("default", transfer.Numbers{}, blobs)
+	fill(t, e, 1, "team", from, blobs, there)
+	chained(t, e, 1, "team")
+	here := NewContent()
+	moved := backTo(t, e, 1, "team", there, here)
+	names := moved.rows["zone_names"]
+	if !moved.origin.Same(from.origin) || moved.origin.Name != "team" || len(names) != 2 || names[1][1] != "default" {
+		t.Errorf("the zone came back as %+v, with the names %v", moved.origin, names)
+	}
+	if res := fill(t, e, 1, "team", from, blobs, there); !res.Before {
+		t.Errorf("a second run copied %+v", res.Copied)
+	}
+	fill(t, e, 2, "default", moved, here, again)
+	chained(t, e, 2, "default")
+	same(t, moved, back(t, e, 2, "default", again))
+}
+
+// chained verifies the chain of a zone that is whole.
+func chained(t *testing.T, e Engine, database int, zone string) {
+	t.Helper()
+	source, end, err := e.Source(t, database, zone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	s, ok := source.(interface {
+		VerifyChain(context.Context, meta.Rev, func(meta.Finding)) (int64, error)
+	})
+	if !ok {
+		t.Fatalf("%T has no chain to verify", source)
+	}
+	n, err := s.VerifyChain(t.Context(), 1, func(f meta.Finding) { t.Errorf("zone %s: %+v", zone, f) })
+	if err != nil || n == 0 {
+		t.Errorf("zone %s: verified %d records, %v", zone, n, err)
 	}
 }
 

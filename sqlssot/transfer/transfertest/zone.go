@@ -12,6 +12,9 @@ import (
 
 const zoneShift = 48
 
+// formerName is what the zone of NewZone was called up to revision 2.
+const formerName = "former"
+
 // NewZone makes a zone with rows in every table, with values that an engine
 // could get wrong: extreme numbers, NULL beside the empty value, names of any
 // bytes, text that is no UTF-8, keys whose order depends on how they are
@@ -21,6 +24,7 @@ func NewZone(name string, n transfer.Numbers, content *Content) *Memory {
 	z.m.begun = true
 	z.m.origin = transfer.Origin{Version: transfer.Version, Name: name, Created: 12345, Sessions: 7, Numbers: n, LastBlob: 300, LastActor: 3}
 	z.add("zones", n.Zone, name, 3, 4, 1<<20, 12345, z.base|2)
+	z.add("zone_names", z.base|2, formerName)
 	z.records()
 	for i := range 3 {
 		z.add("session_rows", z.base|int64(i+1), i+1, "node\xff", 42, "boot", "/mnt/ä", 10, 20, null(i > 0, 30), int64(i&1))
@@ -84,7 +88,7 @@ func (z *zoneMaker) records() {
 			digests = append(digests, meta.RecordDigest(&r, 5))
 			last, size := any(nil), any(nil)
 			if i == 1 {
-				head = chain.Next(head, z.name, first, digests)
+				head = chain.Next(head, chain.NameAt([]chain.Name{{Until: 2, Name: formerName}}, z.name, first), first, digests)
 				last, size = append([]byte{}, head[:]...), int64(2)
 			}
 			d := digests[i]
