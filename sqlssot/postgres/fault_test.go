@@ -303,8 +303,8 @@ func TestLostTail(t *testing.T) {
 	_, err := w.Lookup(ctx, w.dir, lost.Record.Name)
 	wantKind(t, err, meta.KindNotExist)
 	_, err = w.send(w.mkdir())
-	wantKind(t, err, meta.KindDamaged)
-	wantKind(t, w.Sync(ctx), meta.KindDamaged)
+	wantKind(t, err, meta.KindLost)
+	wantKind(t, w.Sync(ctx), meta.KindLost)
 	w.clean()
 }
 
