@@ -77,21 +77,22 @@ type FS struct {
 	now func() time.Time
 	log *slog.Logger
 
-	queue queue
-	cache cache
-	known complete
-	room  room
-	nodes nodes
-	sync  barrier
-	peers peers
+	queue  queue
+	cache  cache
+	known  complete
+	room   room
+	nodes  nodes
+	sync   barrier
+	peers  peers
+	losses losses
 
-	session, epoch int64
-	head           atomic.Int64 // newest revision applied here
-	seq            atomic.Int64 // last operation key of this session
-	inos           inoPool
-	failed         atomic.Pointer[Error] // set once the store cannot be trusted any more
-	closing        atomic.Bool
-	counters       counters
+	session  atomic.Pointer[session] // never nil
+	head     atomic.Int64            // newest revision applied here
+	seq      atomic.Int64            // last operation key of this session
+	inos     inoPool
+	failed   atomic.Pointer[Error] // set once the store cannot be trusted any more
+	closing  atomic.Bool
+	counters counters
 }
 
 // New makes an FS; it touches nothing. Open starts it.
@@ -112,6 +113,7 @@ func New(o Options) *FS {
 	fs.cache.init()
 	fs.nodes.init()
 	fs.sync.fs = fs
+	fs.session.Store(new(session))
 	return fs
 }
 
