@@ -16,9 +16,9 @@ import (
 // a promotion and a restored backup; commits, heartbeats and sessions ask for it.
 const unbroken = `EXISTS (SELECT FROM nexusfs.unbroken WHERE zone = $1 AND made = tableoid)`
 
-// lineageSQL names the server: any role may read it. A promotion and a recovery
-// to a point in time begin a timeline.
-const lineageSQL = `SELECT (pg_control_system()).system_identifier || '/' || ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int`
+// lineageSQL names the server and the table: any role may read it. A promotion
+// and a recovery to a point in time begin a timeline, a dump makes another table.
+const lineageSQL = `SELECT (pg_control_system()).system_identifier || '/' || ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int || '/' || 'nexusfs.unbroken'::regclass::oid`
 
 // How many numbers a recovery skips when another server took the place: how much
 // that one lacks is not to be known, and what is missing may have moved the
@@ -71,7 +71,7 @@ func (s *Store) survived(ctx context.Context, tx pgx.Tx, known meta.Rev) (*loss,
 		return nil, s.vouch(ctx, tx, l.lineage)
 	case was != l.lineage:
 		l.far = true
-		l.cause = fmt.Sprintf("server and timeline %s took the place of %s", l.lineage, was)
+		l.cause = fmt.Sprintf("another server, timeline or restored copy took the place: %s, before it %s", l.lineage, was)
 	case relaxed:
 		l.cause = "the server was stopped before it had flushed commits of level relaxed"
 	default:

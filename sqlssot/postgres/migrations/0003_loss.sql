@@ -9,5 +9,5 @@ CREATE UNLOGGED TABLE unbroken (
   made oid NOT NULL
 );
 
-ALTER TABLE zones ADD COLUMN lineage text COLLATE "C" NOT NULL DEFAULT '';         -- the server that wrote unbroken: system identifier/timeline
+ALTER TABLE zones ADD COLUMN lineage text COLLATE "C" NOT NULL DEFAULT '';         -- the server that wrote unbroken: system identifier/timeline/oid of that table
 ALTER TABLE session_rows ADD COLUMN relaxed boolean NOT NULL DEFAULT false; -- its commits may be lost by a crash; 2 in fenced: they may have been
