@@ -35,7 +35,8 @@ type fakeStore struct {
 	dropped  []Ino
 
 	commitErr atomic.Pointer[Error] // every Commit fails with it
-	lossy     atomic.Bool           // everything is refused by KindLost until a session begins
+	epoch     int64
+	lossy     atomic.Bool // everything is refused by KindLost until a session begins
 	onSync    func() error
 	syncs     atomic.Int64
 	reads     atomic.Int64 // of extents
@@ -305,7 +306,7 @@ func (s *fakeStore) Sync(context.Context) error {
 func (s *fakeStore) Head(context.Context) (Head, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Head{Rev: s.rev, Barrier: s.barrier, Reserved: s.reserved}, nil
+	return Head{Rev: s.rev, Barrier: s.barrier, Reserved: s.reserved, Epoch: s.epoch}, nil
 }
 
 func (s *fakeStore) Usage(context.Context) (Usage, error) { return Usage{}, nil }
@@ -316,6 +317,7 @@ func (s *fakeStore) Begin(_ context.Context, i SessionInfo) (int64, int64, *Prev
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		first := s.rev + 1
+		s.epoch++
 		s.rev = max(s.rev, i.Known) + 1000
 		s.records = append(s.records, Record{Rev: s.rev, Kind: OpRecovery, After: fmt.Sprintf(`{"first":%d,"cause":"test"}`, first)})
 	}

@@ -79,7 +79,7 @@ func (fs *FS) catchUp(ctx context.Context) error {
 		return err
 	}
 	known := Rev(fs.head.Load())
-	if !fs.o.ReadOnly && (head.Rev < known || fs.losses.suspected.Load()) {
+	if l := &fs.losses; !fs.o.ReadOnly && (head.Rev < known || head.Epoch != l.epoch.Load() || l.suspected.Load()) {
 		return fs.rejoin(ctx)
 	}
 	if head.Rev != known {

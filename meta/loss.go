@@ -38,6 +38,7 @@ type losses struct {
 	suspected atomic.Bool          // the store has said KindLost; the leader has not gone on yet
 	count     atomic.Int64         // how often this daemon went on
 	last      atomic.Pointer[Loss] // the newest; nil: none
+	epoch     atomic.Int64         // of the zone: another one means that a recovery came between
 	joining   sync.Mutex           // held over SQL, by heartbeats and by who replaces the session
 }
 
@@ -72,6 +73,7 @@ func (fs *FS) rejoin(ctx context.Context) error {
 	}
 	fs.inos.drop() // the range may be another's now
 	fs.head.Store(int64(head.Rev))
+	l.epoch.Store(head.Epoch)
 	if fs.o.Durable {
 		fs.sync.safe.Store(int64(head.Rev))
 	}

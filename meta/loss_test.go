@@ -29,6 +29,14 @@ func TestP15GoesOnAfterALoss(t *testing.T) {
 				r.t.Fatal(err)
 			}
 		},
+		"a look that finds another's recovery": func(r *rig) {
+			if _, _, _, err := r.store.Begin(r.t.Context(), SessionInfo{}); err != nil {
+				r.t.Fatal(err)
+			}
+			if err := r.look(r.t.Context()); err != nil {
+				r.t.Fatal(err)
+			}
+		},
 		"a look at the head": func(r *rig) {
 			if err := r.look(r.t.Context()); err != nil {
 				r.t.Fatal(err)
@@ -59,8 +67,9 @@ func TestP15GoesOnAfterALoss(t *testing.T) {
 			if st.Lost == nil || st.Lost.First != base+1 || st.Lost.Last != seen || st.Lost.Cause != "test" || st.Failed != "" {
 				t.Errorf("status: lost %+v, failed %q; want %d to %d", st.Lost, st.Failed, base+1, seen)
 			}
-			if st.Session != 2 || r.store.began[1].Known != seen || r.store.began[1].Replaces != 1 {
-				t.Errorf("session %d, began with %+v", st.Session, r.store.began[1])
+			began := r.store.began[len(r.store.began)-1]
+			if st.Session != int64(len(r.store.began)) || began.Known != seen || began.Replaces != 1 {
+				t.Errorf("session %d, began with %+v", st.Session, began)
 			}
 			if st.Revision <= seen || r.store.reserved <= st.Revision {
 				t.Errorf("revision %d after %d, reserved up to %d", st.Revision, seen, r.store.reserved)

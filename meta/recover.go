@@ -20,6 +20,7 @@ func (fs *FS) Open(ctx context.Context) error {
 		return err
 	}
 	fs.head.Store(int64(head.Rev))
+	fs.losses.epoch.Store(head.Epoch)
 	fs.nodes.upkeep.firstRev.Store(int64(head.Rev))
 	fs.sync.safe.Store(int64(head.Barrier))
 	if fs.o.Durable {

@@ -117,3 +117,17 @@ func (s *Server) Dump(database string) (string, error) {
 	}
 	return string(out), err
 }
+
+// StopFollowing makes a standby receive no more: what the primary commits from
+// now on is not on it.
+func (s *Server) StopFollowing(tb testing.TB) {
+	tb.Helper()
+	s.MustSQL(tb, Superuser, "ALTER SYSTEM SET primary_conninfo = ''")
+	s.MustSQL(tb, Superuser, "SELECT pg_reload_conf()")
+	for start := time.Now(); time.Since(start) < startLimit; time.Sleep(10 * time.Millisecond) {
+		if s.MustSQL(tb, Superuser, "SELECT count(*) FROM pg_stat_wal_receiver") == "0" {
+			return
+		}
+	}
+	tb.Fatalf("the standby still receives:\n%s", s.Log())
+}

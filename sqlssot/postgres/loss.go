@@ -62,19 +62,19 @@ func (s *Store) survived(ctx context.Context, tx pgx.Tx, known meta.Rev) (*loss,
 		FROM zones WHERE zone = $1`, s.zone, s.base|1, s.base|keyMask).Scan(&was, &l.lineage, &relaxed); err != nil {
 		return nil, err
 	}
-	switch {
-	case int64(known) > last:
+	if int64(known) > last {
 		l.known = known
-		l.far = whole || was != l.lineage || !relaxed // an older copy, or another server
-		l.cause = fmt.Sprintf("revision %d was seen, the server has %d", known, last)
-	case was == "": // a zone that was made before this was kept, or was copied here
-		return nil, s.vouch(ctx, tx, l.lineage)
-	case was != l.lineage:
+	}
+	switch {
+	case was != "" && was != l.lineage:
 		l.far = true
 		l.cause = fmt.Sprintf("another server, timeline or restored copy took the place: %s, before it %s", l.lineage, was)
-	case relaxed:
+	case relaxed && !whole:
 		l.cause = "the server was stopped before it had flushed commits of level relaxed"
-	default:
+	case l.known != 0:
+		l.far = true
+		l.cause = "an older copy of the server's data took its place"
+	default: // all is there, or the zone was made before this was kept, or copied here
 		return nil, s.vouch(ctx, tx, l.lineage)
 	}
 	return l, nil
