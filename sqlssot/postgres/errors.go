@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -57,9 +58,12 @@ func explain(err error) (meta.Kind, string) {
 		return explainServer(pg)
 	}
 	var connect *pgconn.ConnectError
+	var certificate *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, errPoolBusy):
 		return meta.KindBusy, ""
+	case errors.As(err, &certificate):
+		return meta.KindAccess, "the PostgreSQL server's certificate is not trusted: check sslrootcert, and that it names the host of the address"
 	case errors.As(err, &connect):
 		return meta.KindIO, "PostgreSQL cannot be reached: see whether the server runs and the address is right"
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
@@ -111,7 +115,9 @@ func explainServer(pg *pgconn.PgError) (meta.Kind, string) {
 		return meta.KindNoSpace, "the disk of the PostgreSQL server is full"
 	case codePrivilege:
 		return meta.KindAccess, "the database role lacks a right: grant it as sqlssot/postgres/roles.sql does"
-	case codeBadPassword, codeBadAuth:
+	case codeBadAuth:
+		return meta.KindAccess, "PostgreSQL refuses the login: check user and pg_hba.conf, and whether the server demands TLS (sslmode=verify-full)"
+	case codeBadPassword:
 		return meta.KindAccess, "PostgreSQL refuses the login: check user, password (passfile) and pg_hba.conf"
 	case codeReadOnly, codeStandby:
 		return meta.KindReadOnly, "the PostgreSQL server only reads now (a standby, or default_transaction_read_only)"
