@@ -100,9 +100,6 @@ func (b *barrier) sync() error {
 		err = cerr
 	}
 	switch {
-	case err != nil && KindOf(err) == KindLost:
-		fs.losses.suspected.Store(true)
-		return err
 	case err != nil:
 		return fs.fail(err)
 	case fs.losses.count.Load() != losses:

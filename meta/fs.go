@@ -71,7 +71,8 @@ func DefaultRetention() RetentionPolicy { return defaultRetention }
 // committed (and, at level strict, durable).
 //
 // LOCK ORDER: node.mu, then queue.mu, then a cache shard's mu. None of them is
-// held over SQL, content or network.
+// held over SQL, content or network. losses.joining is: it orders heartbeats
+// and who replaces the session, and no request takes it.
 type FS struct {
 	o   Options
 	now func() time.Time
@@ -150,8 +151,13 @@ func (p *inoPool) take(ctx context.Context, s Sessions) (Ino, error) {
 }
 
 // fail marks the store as not to be trusted any more: an fsync was refused, so
-// nobody knows what the disk holds. Reads go on, changes are refused.
+// nobody knows what the disk holds. Reads go on, changes are refused. After a loss
+// it is known what there is: the leader goes on with that.
 func (fs *FS) fail(err error) error {
+	if KindOf(err) == KindLost {
+		fs.losses.suspected.Store(true)
+		return err
+	}
 	e := &Error{Op: "sync", Kind: KindIO, Err: err}
 	if fs.failed.CompareAndSwap(nil, e) {
 		fs.log.Error("the store's disk refused a sync; changes are refused from now on. "+
