@@ -45,6 +45,7 @@ var errnoOf = map[meta.Kind]syscall.Errno{
 	meta.KindConflict:     syscall.EIO, // must not get here: retried inside
 	meta.KindFenced:       syscall.EIO,
 	meta.KindShutdown:     syscall.EIO,
+	meta.KindLost:         syscall.EIO,
 }
 
 // statusOf is errnoOf as an array, for the hot path.

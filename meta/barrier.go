@@ -88,7 +88,7 @@ func (b *barrier) sync() error {
 		return e
 	}
 	b.waiting.Store(false)
-	rev := fs.head.Load()
+	losses, rev := fs.losses.count.Load(), fs.head.Load()
 	if b.safe.Load() >= rev {
 		return nil // the round before covered it
 	}
@@ -99,8 +99,11 @@ func (b *barrier) sync() error {
 	if cerr := <-content; err == nil {
 		err = cerr
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return fs.fail(err)
+	case fs.losses.count.Load() != losses:
+		return E("sync", 0, "", KindLost, errLost) // what was to be synced may be what was lost
 	}
 	// gofail: var afterBarrier struct{}
 	fs.counters.barriers.Add(1)
@@ -112,7 +115,7 @@ func (b *barrier) sync() error {
 // sync(2) never reaches a FUSE daemon, this is its place (P24).
 func (fs *FS) Sync(ctx context.Context) error {
 	err := fs.settleAll(ctx)
-	if serr := fs.sync.wait(); err == nil {
+	if serr := fs.durable(ctx); err == nil {
 		err = serr
 	}
 	return err
@@ -120,7 +123,7 @@ func (fs *FS) Sync(ctx context.Context) error {
 
 // SyncDir is fsync(2) of a directory: everything committed before is durable
 // when it returns.
-func (fs *FS) SyncDir(context.Context, Ino) error { return fs.sync.wait() }
+func (fs *FS) SyncDir(ctx context.Context, _ Ino) error { return fs.durable(ctx) }
 
 // settleAll commits the staged content of every file and returns the first error.
 func (fs *FS) settleAll(ctx context.Context) error {

@@ -170,6 +170,7 @@ type Batch struct {
 	Session int64
 	Epoch   int64 // the session's; a fenced session is refused (P20)
 	Barrier Rev   // everything up to here is durable, content included (P22); stored with the head
+	Known   Rev   // newest revision that the caller has seen: a store that is behind it refuses (P15); 0: not said
 	Changes []*Change
 }
 

@@ -217,7 +217,8 @@ func (fs *FS) runBatch(ctx context.Context, batch []*request) {
 // tryBatch plans and commits once and returns what must be repeated.
 func (fs *FS) tryBatch(ctx context.Context, batch []*request) (again []*request) {
 	batch = fs.lookFirst(ctx, batch)
-	v := view{fs: fs, ctx: ctx, now: fs.now().UnixNano(), next: Rev(fs.head.Load()) + 1, overlay: len(batch) > 1}
+	known, own := Rev(fs.head.Load()), fs.session.Load()
+	v := view{fs: fs, ctx: ctx, now: fs.now().UnixNano(), next: known + 1, overlay: len(batch) > 1}
 	planned := make([]*request, 0, len(batch))
 	for _, r := range batch {
 		r.change, r.err = nil, nil
@@ -232,7 +233,7 @@ func (fs *FS) tryBatch(ctx context.Context, batch []*request) (again []*request)
 	if len(planned) == 0 {
 		return again
 	}
-	b := Batch{Session: fs.session, Epoch: fs.epoch, Barrier: fs.sync.durable(), Changes: make([]*Change, len(planned))}
+	b := Batch{Session: own.number, Epoch: own.epoch, Barrier: fs.sync.durable(), Known: known, Changes: make([]*Change, len(planned))}
 	for i, r := range planned {
 		b.Changes[i] = r.change
 	}
@@ -240,15 +241,36 @@ func (fs *FS) tryBatch(ctx context.Context, batch []*request) (again []*request)
 	outcomes, err := fs.o.Store.Commit(ctx, &b)
 	// gofail: var afterCommit struct{}
 	if err != nil {
-		if KindOf(err) == KindFenced {
-			fs.fenced(err)
+		return append(again, fs.refused(ctx, planned, err)...)
+	}
+	return append(again, fs.settle(ctx, planned, outcomes)...)
+}
+
+// refused answers the requests of a batch that the store did not take, and
+// returns those to repeat: after a loss they are planned again on what is left.
+func (fs *FS) refused(ctx context.Context, planned []*request, err error) (again []*request) {
+	switch KindOf(err) {
+	case KindFenced:
+		fs.fenced(err)
+	case KindLost:
+		if rerr := fs.rejoin(ctx); rerr != nil {
+			err = rerr
+			break
 		}
 		for _, r := range planned {
-			r.err, r.change = err, nil
+			if r.change = nil; r.tries < maxRetries {
+				r.tries++
+				again = append(again, r)
+			} else {
+				r.err = err
+			}
 		}
 		return again
 	}
-	return append(again, fs.settle(ctx, planned, outcomes)...)
+	for _, r := range planned {
+		r.err, r.change = err, nil
+	}
+	return nil
 }
 
 // planOne runs a request's rule and completes its record.
@@ -262,7 +284,7 @@ func (fs *FS) planOne(v *view, r *request) error {
 	if rec.Time == 0 {
 		rec.Time = v.now
 	}
-	rec.Digest = rec.digest(fs.session)
+	rec.Digest = rec.digest(fs.session.Load().number)
 	r.change = ch
 	if v.overlay {
 		v.add(ch)

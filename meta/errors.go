@@ -42,6 +42,7 @@ const (
 	KindConflict                 // EAGAIN inside: the op's belief was wrong, reread and retry; never reaches a caller
 	KindFenced                   // EIO: this session was ended by another
 	KindShutdown                 // EIO: the filesystem is closing
+	KindLost                     // EIO: the store has lost what it had acknowledged (P15)
 	kindCount
 )
 
@@ -62,7 +63,7 @@ var kindText = [kindCount]string{
 	"no such attribute", "out of range", "value too long", "operation not supported",
 	"busy", "stale handle", "interrupted", "bad file handle", "no data past the offset",
 	"too many symbolic links", "crosses filesystems", "content is damaged", "conflict",
-	"session was fenced", "filesystem is closing",
+	"session was fenced", "filesystem is closing", "the store has lost operations",
 }
 
 func (k Kind) String() string {

@@ -35,6 +35,8 @@ type fakeStore struct {
 	dropped  []Ino
 
 	commitErr atomic.Pointer[Error] // every Commit fails with it
+	epoch     int64
+	lossy     atomic.Bool // everything is refused by KindLost until a session begins
 	onSync    func() error
 	syncs     atomic.Int64
 	reads     atomic.Int64 // of extents
@@ -136,6 +138,9 @@ func (s *fakeStore) Blob(_ context.Context, id BlobID) (Blob, error) {
 func (s *fakeStore) Commit(_ context.Context, b *Batch) ([]Outcome, error) {
 	if e := s.commitErr.Load(); e != nil {
 		return nil, e
+	}
+	if s.lossy.Load() {
+		return nil, E("commit", 0, "", KindLost, nil)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -301,13 +306,21 @@ func (s *fakeStore) Sync(context.Context) error {
 func (s *fakeStore) Head(context.Context) (Head, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Head{Rev: s.rev, Barrier: s.barrier, Reserved: s.reserved}, nil
+	return Head{Rev: s.rev, Barrier: s.barrier, Reserved: s.reserved, Epoch: s.epoch}, nil
 }
 
 func (s *fakeStore) Usage(context.Context) (Usage, error) { return Usage{}, nil }
 
 func (s *fakeStore) Begin(_ context.Context, i SessionInfo) (int64, int64, *PrevSession, error) {
 	s.began = append(s.began, i)
+	if s.lossy.Swap(false) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		first := s.rev + 1
+		s.epoch++
+		s.rev = max(s.rev, i.Known) + 1000
+		s.records = append(s.records, Record{Rev: s.rev, Kind: OpRecovery, After: fmt.Sprintf(`{"first":%d,"cause":"test"}`, first)})
+	}
 	return int64(len(s.began)), 1, s.prev, nil
 }
 func (s *fakeStore) End(context.Context, int64) error { s.ended = true; return nil }
@@ -324,6 +337,9 @@ func (s *fakeStore) Records(_ context.Context, f RecordFilter, fn func(*Record) 
 	s.mu.Lock()
 	list := slices.Clone(s.records)
 	s.mu.Unlock()
+	if f.Reverse {
+		slices.Reverse(list)
+	}
 	for i := range list {
 		if r := &list[i]; r.Rev > f.Since && (f.Until == 0 || r.Rev <= f.Until) && !fn(r) {
 			break

@@ -78,7 +78,11 @@ func (fs *FS) catchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if known := Rev(fs.head.Load()); head.Rev != known {
+	known := Rev(fs.head.Load())
+	if l := &fs.losses; !fs.o.ReadOnly && (head.Rev < known || head.Epoch != l.epoch.Load() || l.suspected.Load()) {
+		return fs.rejoin(ctx)
+	}
+	if head.Rev != known {
 		if err := fs.follow(ctx, known, head.Rev); err != nil {
 			return err
 		}

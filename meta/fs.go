@@ -72,29 +72,31 @@ func DefaultRetention() RetentionPolicy { return defaultRetention }
 // committed (and, at level strict, durable).
 //
 // LOCK ORDER: node.mu, then queue.mu, then a cache shard's mu. None of them is
-// held over SQL, content or network.
+// held over SQL, content or network. losses.joining is: it orders heartbeats
+// and who replaces the session, and no request takes it.
 type FS struct {
 	o   Options
 	now func() time.Time
 	log *slog.Logger
 
-	queue queue
-	cache cache
-	known complete
-	room  room
-	nodes nodes
-	sync  barrier
-	peers peers
+	queue  queue
+	cache  cache
+	known  complete
+	room   room
+	nodes  nodes
+	sync   barrier
+	peers  peers
+	losses losses
 
 	listings listings
 
-	session, epoch int64
-	head           atomic.Int64 // newest revision applied here
-	seq            atomic.Int64 // last operation key of this session
-	inos           inoPool
-	failed         atomic.Pointer[Error] // set once the store cannot be trusted any more
-	closing        atomic.Bool
-	counters       counters
+	session  atomic.Pointer[session] // never nil
+	head     atomic.Int64            // newest revision applied here
+	seq      atomic.Int64            // last operation key of this session
+	inos     inoPool
+	failed   atomic.Pointer[Error] // set once the store cannot be trusted any more
+	closing  atomic.Bool
+	counters counters
 }
 
 // New makes an FS; it touches nothing. Open starts it.
@@ -115,6 +117,7 @@ func New(o Options) *FS {
 	fs.cache.init()
 	fs.nodes.init()
 	fs.sync.fs = fs
+	fs.session.Store(new(session))
 	return fs
 }
 
@@ -151,8 +154,13 @@ func (p *inoPool) take(ctx context.Context, s Sessions) (Ino, error) {
 }
 
 // fail marks the store as not to be trusted any more: an fsync was refused, so
-// nobody knows what the disk holds. Reads go on, changes are refused.
+// nobody knows what the disk holds. Reads go on, changes are refused. After a loss
+// it is known what there is: the leader goes on with that.
 func (fs *FS) fail(err error) error {
+	if KindOf(err) == KindLost {
+		fs.losses.suspected.Store(true)
+		return err
+	}
 	e := &Error{Op: "sync", Kind: KindIO, Err: err}
 	if fs.failed.CompareAndSwap(nil, e) {
 		fs.log.Error("the store's disk refused a sync; changes are refused from now on. "+

@@ -34,6 +34,7 @@ type Handle struct {
 	ahead    atomic.Int64 // up to where the disk was asked for it
 	wrote    atomic.Bool
 	released atomic.Bool
+	losses   atomic.Int64 // of the FS when it was opened, or the last fsync said so
 }
 
 // newHandle opens a handle on a file that was just made: it owns version 1, so
@@ -51,6 +52,7 @@ func (fs *FS) newHandle(ino Ino, f OpenFlags, c Caller) *Handle {
 func (fs *FS) handle(ino Ino, f OpenFlags, c Caller) *Handle {
 	c.Calling = false // the handle outlives the call
 	h := &Handle{fs: fs, n: fs.openNode(ino), id: fs.nodes.ids.Add(1), flags: f, opener: c}
+	h.losses.Store(fs.losses.count.Load())
 	h.n.mu.Lock()
 	h.n.handles++
 	h.n.mu.Unlock()
@@ -323,13 +325,14 @@ func (fs *FS) nameless(ctx context.Context, ino Ino) bool {
 }
 
 // Fsync commits what is staged of the file and returns when that, and
-// everything that was committed before, is durable (P23). dataOnly, as of
+// everything that was committed before, is durable (P23). KindLost, once, when
+// the store lost operations since the handle was opened. dataOnly, as of
 // fdatasync(2), changes nothing.
 func (h *Handle) Fsync(ctx context.Context, c Caller, dataOnly bool) error {
 	if err := h.fs.flush(ctx, c, h.n, flushWrite); err != nil {
 		return err
 	}
-	return h.fs.sync.wait()
+	return h.unlost(ctx)
 }
 
 // Release is the end of a handle: what came after the last Flush is committed

@@ -121,8 +121,10 @@ func (fs *FS) watch(ctx context.Context, most time.Duration) error {
 
 // beat is one heartbeat.
 func (fs *FS) beat(ctx context.Context, mode PeerMode) (PeerState, error) {
-	began := fs.now().UnixNano()
-	st, err := fs.o.Peers.Heartbeat(ctx, fs.session, fs.epoch, mode)
+	fs.losses.joining.Lock()
+	defer fs.losses.joining.Unlock()
+	began, own := fs.now().UnixNano(), fs.session.Load()
+	st, err := fs.o.Peers.Heartbeat(ctx, own.number, own.epoch, mode)
 	if err != nil {
 		return st, err
 	}
@@ -136,7 +138,11 @@ func (fs *FS) beat(ctx context.Context, mode PeerMode) (PeerState, error) {
 // ctx ends.
 func (fs *FS) keepSession(ctx context.Context) {
 	for fs.watch(ctx, fs.lease()/4) == nil {
-		if err := fs.meet(ctx); err != nil && ctx.Err() == nil {
+		err := fs.meet(ctx)
+		if KindOf(err) == KindLost && err != nil {
+			err = fs.lost(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
 			fs.uncertain(ctx, err)
 		}
 	}

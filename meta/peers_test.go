@@ -160,7 +160,7 @@ func joinZone(t *testing.T, store *fakeStore, p *fakePeers) *daemon {
 			t.Error(err)
 		}
 	}()
-	d.stop = sync.OnceFunc(func() { cancel(); <-done; p.end(d.session) })
+	d.stop = sync.OnceFunc(func() { cancel(); <-done; p.end(d.session.Load().number) })
 	t.Cleanup(d.stop)
 	return d
 }
@@ -198,7 +198,7 @@ func TestASilentDaemonIsFenced(t *testing.T) {
 		o.Store, o.History, o.Sessions, o.Upkeep = store, store, store, store
 		o.Peers = &peersOf{fakePeers: p}
 	})
-	p.silence(a.session)
+	p.silence(a.session.Load().number)
 	b := joinZone(t, store, p)
 	if b.Shared() {
 		t.Error("the fenced daemon counts")
@@ -284,7 +284,7 @@ func TestOperationsOfOthersAreAppliedInOrder(t *testing.T) {
 	a, b := joinZone(t, store, p), joinZone(t, store, p)
 	for i := range 20 {
 		for _, d := range []*daemon{a, b} {
-			name := string(rune('a'+i)) + "of" + string(rune('a'+d.session))
+			name := string(rune('a'+i)) + "of" + string(rune('a'+d.session.Load().number))
 			if _, err := d.Mkdir(t.Context(), user, RootIno, name, 0o755, 0); err != nil {
 				t.Fatal(err)
 			}

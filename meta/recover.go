@@ -20,6 +20,7 @@ func (fs *FS) Open(ctx context.Context) error {
 		return err
 	}
 	fs.head.Store(int64(head.Rev))
+	fs.losses.epoch.Store(head.Epoch)
 	fs.nodes.upkeep.firstRev.Store(int64(head.Rev))
 	fs.sync.safe.Store(int64(head.Barrier))
 	if fs.o.Durable {
@@ -41,14 +42,13 @@ func (fs *FS) Open(ctx context.Context) error {
 
 // begin records the session and recovers from an unclean predecessor.
 func (fs *FS) begin(ctx context.Context) error {
-	session, epoch, prev, err := fs.o.Sessions.Begin(ctx, SessionInfo{
-		Node: fs.o.Node, PID: fs.pid(), BootID: fs.o.BootID, Mountpoint: fs.o.Mountpoint, Started: fs.now().UnixNano(),
-		Lease: int64(fs.lease()), Replaces: fs.o.Replaces,
-	})
+	info := fs.sessionInfo()
+	info.Replaces = fs.o.Replaces
+	number, epoch, prev, err := fs.o.Sessions.Begin(ctx, info)
 	if err != nil {
 		return err
 	}
-	fs.session, fs.epoch = session, epoch
+	fs.session.Store(&session{number, epoch})
 	if prev == nil || prev.Ended {
 		return nil
 	}
@@ -61,7 +61,12 @@ func (fs *FS) begin(ctx context.Context) error {
 		return err
 	}
 	// gofail: var afterRecovery struct{}
-	return fs.o.Sessions.Recovered(ctx, fs.session, fs.o.BootID)
+	return fs.o.Sessions.Recovered(ctx, number, fs.o.BootID)
+}
+
+// sessionInfo describes this daemon.
+func (fs *FS) sessionInfo() SessionInfo {
+	return SessionInfo{Node: fs.o.Node, PID: fs.pid(), BootID: fs.o.BootID, Mountpoint: fs.o.Mountpoint, Started: fs.now().UnixNano(), Lease: int64(fs.lease())}
 }
 
 func (fs *FS) pid() int {
@@ -167,5 +172,5 @@ func (fs *FS) Close(ctx context.Context) error {
 	if serr := fs.sync.wait(); serr != nil {
 		return errors.Join(err, serr) // the session stays unended: it did not end in order
 	}
-	return errors.Join(err, fs.o.Sessions.End(ctx, fs.session))
+	return errors.Join(err, fs.o.Sessions.End(ctx, fs.session.Load().number))
 }

@@ -13,8 +13,9 @@ type Status struct {
 	ReadOnly   bool   `json:"read_only"`
 	Durability string `json:"durability"` // "relaxed" or "strict"
 	Failed     string `json:"failed,omitempty"`
-	Shared     bool   `json:"shared"` // other daemons may change the zone: the kernel keeps nothing for longer than a moment
-	Peers      int64  `json:"peers"`  // other live daemons
+	Shared     bool   `json:"shared"`         // other daemons may change the zone: the kernel keeps nothing for longer than a moment
+	Peers      int64  `json:"peers"`          // other live daemons
+	Lost       *Loss  `json:"lost,omitempty"` // the newest loss that this daemon went on after (P15)
 
 	Revision Rev `json:"revision"`         // newest operation
 	Durable  Rev `json:"durable_revision"` // newest that survives a loss of power
@@ -57,10 +58,10 @@ type OperationsStatus struct {
 // Status returns the figures of this moment. Usage and Store are zero when the
 // store does not answer.
 func (fs *FS) Status() Status {
-	ctx, n := context.Background(), &fs.counters
+	ctx, n, own := context.Background(), &fs.counters, fs.session.Load()
 	s := Status{
 		Zone: fs.o.Zone, Mountpoint: fs.o.Mountpoint, Node: fs.o.Node, PID: fs.pid(),
-		Session: fs.session, Epoch: fs.epoch, ReadOnly: fs.o.ReadOnly, Durability: "relaxed",
+		Session: own.number, Epoch: own.epoch, Lost: fs.losses.last.Load(), ReadOnly: fs.o.ReadOnly, Durability: "relaxed",
 		Revision: Rev(fs.head.Load()), Durable: fs.sync.durable(),
 		Shared: fs.Shared(), Peers: fs.peers.others.Load(),
 		StagedBytes: fs.nodes.staged.Load(), StagedFiles: fs.nodes.dirty.Load(),

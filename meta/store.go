@@ -30,7 +30,8 @@ type Store interface {
 	Blob(ctx context.Context, id BlobID) (Blob, error)
 	// Commit applies a batch in one transaction and takes consecutive revisions
 	// for the changes that hold. One call at a time. An error means that
-	// nothing was written and the batch may be sent again.
+	// nothing was written and the batch may be sent again. KindLost: the store has
+	// lost operations; every batch is refused until a new session has begun.
 	Commit(ctx context.Context, b *Batch) ([]Outcome, error)
 	// Sync makes everything committed before the call durable. A failure is
 	// final: the store must not be trusted any more.
@@ -60,7 +61,8 @@ type Usage struct {
 // Sessions is what a daemon needs of the store to start and stop.
 type Sessions interface {
 	// Begin records a session, taking over from s.Boot whatever an unclean
-	// predecessor left, and returns its number and epoch, durably.
+	// predecessor left, and returns its number and epoch, durably. A store that may
+	// have lost operations records a recovery first, and skips their numbers (P15).
 	Begin(ctx context.Context, s SessionInfo) (session, epoch int64, prev *PrevSession, err error)
 	// Recovered records, durably, that a session which began after a loss of
 	// power has taken back what was torn. Until then the next Begin returns a
@@ -82,6 +84,7 @@ type SessionInfo struct {
 	Mountpoint string
 	Started    int64
 	Lease      int64 // ns; informative on an embedded store
+	Known      Rev   // newest revision that the caller has seen: a store behind it has lost operations (P15)
 	Replaces   int64 // a session that the caller knows to be dead, because he holds its lock; 0: none
 }
 

@@ -94,9 +94,9 @@ func (fs *FS) keepDurable(ctx context.Context) {
 	if fs.failed.Load() != nil {
 		return
 	}
-	if fs.sync.waiting.Load() {
-		if err := fs.sync.wait(); err != nil {
-			return // FS.fail has said it
+	if fs.sync.waiting.Load() || fs.losses.suspected.Load() {
+		if err := fs.durable(ctx); err != nil {
+			return // FS.fail or rejoin has said it
 		}
 	}
 	if err := fs.reserve(ctx); err != nil && ctx.Err() == nil {

@@ -61,6 +61,13 @@ func (a *app) printStatus(s *statusReport) {
 	if s.Failed != "" {
 		line("FAILED", "%s: changes are refused; check the disk, then mount again", escapeName(s.Failed))
 	}
+	if l := s.Lost; l != nil {
+		what := "none that this daemon had seen"
+		if l.Last >= l.First {
+			what = fmt.Sprintf("revisions %d to %d", l.First, l.Last)
+		}
+		line("LOST", "the database came back without its newest operations: %s; recovered at revision %d (%s)", what, l.Recovery, escapeName(l.Cause))
+	}
 	line("revision", "%d, durable up to %d (%s)", s.Revision, s.Durable, s.Durability)
 	line("history", "keeps %s; %s held by history alone", s.History, humanBytes(s.Reclaim))
 	line("files", "%d names with %s", s.Files, humanBytes(s.Bytes))

@@ -37,6 +37,8 @@ type Options struct {
 	Fsync    bool     // sync to disk as in production; off, nothing survives the machine but everything the process
 	Settings []string // further settings: "max_connections=30"
 	Auth     string   // authentication over TCP, for pg_hba.conf; "" means trust
+	HBA      string   // lines that go before it, in place of it where they fit
+	Data     string   // where the data lies, an empty folder or none; "": in the server's own
 }
 
 // Server is a running or stopped cluster. Its methods may be called one at a time.
@@ -76,16 +78,34 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	s, err := folder(bin, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.initialize(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(s.Dir))
+	}
+	if err := s.Start(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// folder makes the server's folder, for a user that may own a server: root may not.
+func folder(bin string, o Options) (*Server, error) {
 	dir, err := os.MkdirTemp("", "pg")
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{Dir: dir, bin: bin, o: o}
-	if err := s.initialize(); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+	if os.Getuid() == 0 {
+		err = s.becomeUnprivileged()
 	}
-	if err := s.Start(); err != nil {
-		return nil, errors.Join(err, s.Close())
+	if err == nil {
+		s.Port, err = freePort()
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return s, nil
 }
@@ -139,17 +159,8 @@ func Shared(o Options) (get func(testing.TB) *Server, end func() error) {
 	return get, end
 }
 
-// initialize runs initdb as a user that may own a server: root may not.
+// initialize runs initdb.
 func (s *Server) initialize() error {
-	if os.Getuid() == 0 {
-		if err := s.becomeUnprivileged(); err != nil {
-			return err
-		}
-	}
-	var err error
-	if s.Port, err = freePort(); err != nil {
-		return err
-	}
 	if err := s.run("initdb", "-D", s.data(), "-U", Superuser, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"); err != nil {
 		return err
 	}
@@ -157,7 +168,7 @@ func (s *Server) initialize() error {
 	if auth == "" {
 		auth = "trust"
 	}
-	hba := "local all all trust\nhost all all 127.0.0.1/32 " + auth + "\n"
+	hba := "local all all trust\nlocal replication all trust\n" + s.o.HBA + "host all all 127.0.0.1/32 " + auth + "\n"
 	return os.WriteFile(filepath.Join(s.data(), "pg_hba.conf"), []byte(hba), 0o600)
 }
 
@@ -178,6 +189,11 @@ func (s *Server) becomeUnprivileged() error {
 		return err
 	}
 	s.cred = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	if s.o.Data != "" {
+		if err := os.Chown(s.o.Data, int(uid), int(gid)); err != nil {
+			return err
+		}
+	}
 	return os.Chown(s.Dir, int(uid), int(gid))
 }
 
@@ -190,7 +206,12 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
-func (s *Server) data() string { return filepath.Join(s.Dir, "data") }
+func (s *Server) data() string {
+	if s.o.Data != "" {
+		return s.o.Data
+	}
+	return filepath.Join(s.Dir, "data")
+}
 
 func (s *Server) command(program string, args ...string) *exec.Cmd {
 	c := exec.Command(filepath.Join(s.bin, program), args...)

@@ -15,6 +15,11 @@ type Lost struct {
 	Reserved int64  `json:"reserved"` // and none up to here is ever issued
 	Head     string `json:"head"`     // the chain head before the recovery
 	Durable  int64  `json:"durable"`  // the last barrier
+
+	// Where a server lost its tail (P15): the newest revision of which a daemon
+	// knew, so that everything between is certainly lost, and how it was noticed.
+	Known int64  `json:"known,omitempty"`
+	Cause string `json:"cause,omitempty"`
 }
 
 // Sealed is a stored record with what the chain keeps beside it.

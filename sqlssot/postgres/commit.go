@@ -29,13 +29,16 @@ import (
 // Every batch of a session has a number; the session's row holds the newest one
 // that is settled. commit_batch goes on from exactly the number before, so a
 // batch is applied once or never, a fenced session commits nothing (P20), and a
-// server that lost its tail is noticed (P15).
+// server that lost its tail is noticed (P15): the statement does nothing where
+// the server does not vouch for what it has (loss.go), or is behind what the
+// daemon has seen.
 
 // commitSQL is prepared on each connection of the commit pool.
 const (
 	commitName = "nexusfs_commit"
-	commitSQL  = `SELECT nexusfs.commit_batch($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13)`
-	settleSQL  = `SELECT settle_batch($1,$2,$3,$4)`
+	commitSQL  = `SELECT nexusfs.commit_batch($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13) WHERE ` + unbroken + `
+		AND $14 <= (SELECT rev FROM nexusfs.counters WHERE zone = $1 AND kind = 0 AND id = 0)`
+	settleSQL = `SELECT settle_batch($1,$2,$3,$4)`
 )
 
 // maxRetries bounds how often a batch is sent again: after deadlocks,
@@ -66,7 +69,8 @@ type doubt struct{ seq int64 }
 // Commit implements meta.Store. It blocks on the server, at most for the
 // statement's time-out and, when the connection breaks, Options.Settle; then it
 // gives KindIO, and the batch may have happened: the next call finds out and
-// records it as a late answer (P6).
+// records it as a late answer (P6). KindLost when the server has lost commits,
+// until a new session has begun.
 func (s *Store) Commit(ctx context.Context, b *meta.Batch) ([]meta.Outcome, error) {
 	if err := interrupted(ctx, "commit"); err != nil {
 		return nil, err
@@ -80,6 +84,9 @@ func (s *Store) Commit(ctx context.Context, b *meta.Batch) ([]meta.Outcome, erro
 	s.commitMu.Lock()
 	defer s.commitMu.Unlock()
 	out, err := s.commit(context.WithoutCancel(ctx), b)
+	if codeOf(err) == codeFenced {
+		err = s.whyFenced(context.WithoutCancel(ctx), "commit", b.Session, b.Epoch)
+	}
 	return out, classify("commit", 0, "", err)
 }
 
@@ -121,7 +128,7 @@ func (s *Store) resume(ctx context.Context, b *meta.Batch) error {
 		return c.QueryRow(ctx, `SELECT seq FROM session_rows WHERE session = $1 AND epoch = $2`, s.k(b.Session), b.Epoch).Scan(&seq)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
-		return meta.E("commit", 0, "", meta.KindFenced, fmt.Errorf("there is no session %d of epoch %d", b.Session, b.Epoch))
+		return s.whyFenced(ctx, "commit", b.Session, b.Epoch)
 	}
 	if err != nil {
 		return err
@@ -165,6 +172,10 @@ func (s *Store) send(ctx context.Context, b *meta.Batch, careful bool) ([]int64,
 				st.seq = seq
 			}
 			return raw, nil
+		case errors.Is(err, errBroken):
+			if err := s.lookAfter(ctx, "commit", b.Known); err != nil {
+				return nil, err
+			}
 		case !answered(err):
 			var committed bool
 			raw, committed, err = s.settle(ctx, seq)
@@ -207,6 +218,10 @@ func answered(err error) bool {
 	return errors.Is(err, errNotSent) || pgconn.SafeToRetry(err)
 }
 
+// errBroken says that the server does not vouch for what it has: the batch was
+// not applied.
+var errBroken = errors.New("the server may have lost commits")
+
 // errNotSent wraps what went wrong before a batch was sent.
 var errNotSent = errors.New("nothing was sent")
 
@@ -242,15 +257,15 @@ func (s *Store) callOn(ctx context.Context, c *pgconn.PgConn, b *meta.Batch, seq
 	e := &s.enc
 	params := [][]byte{
 		encodeInt(s.zone), encodeInt(s.k(b.Session)), encodeInt(b.Epoch), encodeInt(s.batches.seq), encodeInt(seq), encodeInt(int64(len(e.index))),
-		e.sets[rowWave].appendArray(nil, types.rows[rowWave]), encodeBool(careful), encodeBool(s.o.Strict), encodeInt(s.k(int64(b.Barrier))), s.chained, e.digests, e.batch(types),
+		e.sets[rowWave].appendArray(nil, types.rows[rowWave]), encodeBool(careful), encodeBool(s.o.Strict), encodeInt(s.k(int64(b.Barrier))), s.chained, e.digests, e.batch(types), encodeInt(s.k(int64(b.Known))),
 	}
 	s.trips.n.Add(1)
 	r := c.ExecPrepared(ctx, commitName, params, []int16{pgx.BinaryFormatCode}, []int16{pgx.BinaryFormatCode}).Read()
 	if r.Err != nil {
 		return nil, r.Err
 	}
-	if len(r.Rows) != 1 {
-		return nil, errFormat
+	if len(r.Rows) == 0 {
+		return nil, errBroken
 	}
 	raw, err := decodeInts(r.Rows[0][0])
 	if err == nil && len(raw) != 2*len(e.index) {

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ const (
 
 	codeUnique        = "23505"
 	codeReadOnly      = "25006"
+	codeStandby       = "0A000" // a standby has no unlogged tables
 	codeSerialization = "40001"
 	codeDeadlock      = "40P01"
 	codePrivilege     = "42501"
@@ -57,9 +59,12 @@ func explain(err error) (meta.Kind, string) {
 		return explainServer(pg)
 	}
 	var connect *pgconn.ConnectError
+	var certificate *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, errPoolBusy):
 		return meta.KindBusy, ""
+	case errors.As(err, &certificate):
+		return meta.KindAccess, "the PostgreSQL server's certificate is not trusted: check sslrootcert, and that it names the host of the address"
 	case errors.As(err, &connect):
 		return meta.KindIO, "PostgreSQL cannot be reached: see whether the server runs and the address is right"
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
@@ -104,16 +109,18 @@ func explainServer(pg *pgconn.PgError) (meta.Kind, string) {
 	case codeFenced:
 		return meta.KindFenced, ""
 	case codeLost:
-		return meta.KindDamaged, lostText
+		return meta.KindLost, lostText
 	case codeAbandoned:
 		return meta.KindIO, "another attempt of this batch was given up"
 	case codeDiskFull:
 		return meta.KindNoSpace, "the disk of the PostgreSQL server is full"
 	case codePrivilege:
 		return meta.KindAccess, "the database role lacks a right: grant it as sqlssot/postgres/roles.sql does"
-	case codeBadPassword, codeBadAuth:
+	case codeBadAuth:
+		return meta.KindAccess, "PostgreSQL refuses the login: check user and pg_hba.conf, and whether the server demands TLS (sslmode=verify-full)"
+	case codeBadPassword:
 		return meta.KindAccess, "PostgreSQL refuses the login: check user, password (passfile) and pg_hba.conf"
-	case codeReadOnly:
+	case codeReadOnly, codeStandby:
 		return meta.KindReadOnly, "the PostgreSQL server only reads now (a standby, or default_transaction_read_only)"
 	case codeTooManyConns:
 		return meta.KindBusy, "the PostgreSQL server has no connection left: raise max_connections or lower the pool's size"
@@ -131,8 +138,8 @@ func explainServer(pg *pgconn.PgError) (meta.Kind, string) {
 	return meta.KindIO, ""
 }
 
-// lostText explains that a session's newest batch is gone (P15).
-const lostText = "the server has lost commits: it was stopped before they were on its disk, or another server took its place; mount again"
+// lostText explains that what was acknowledged is gone (P15).
+const lostText = "the server has lost commits: it was stopped before they were on its disk, or another server took its place"
 
 // errPoolBusy says that no connection became free in time.
 var errPoolBusy = errors.New("all connections of the pool are in use: raise the pool's size, or see what holds them up (pg_stat_activity)")

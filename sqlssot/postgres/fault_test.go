@@ -281,7 +281,7 @@ func TestServerRestartsUnderLoad(t *testing.T) {
 // yet are noticed by the next sync and the next commit (P15); what Sync covered
 // is there.
 func TestLostTail(t *testing.T) {
-	s := pgtest.Start(t, pgtest.Options{Settings: []string{"wal_writer_delay=10000", "autovacuum=off"}})
+	s := pgtest.Start(t, pgtest.Options{Settings: []string{"autovacuum=off"}})
 	name := s.Database(t)
 	w := newWorld(t, Options{URL: s.SocketURL(name)}, 0)
 	kept := w.mkdir()
@@ -289,6 +289,7 @@ func TestLostTail(t *testing.T) {
 	if err := w.Sync(ctx); err != nil {
 		t.Fatal(err)
 	}
+	s.HoldLog(t)
 	lost := w.mkdir()
 	w.commit(lost)
 	if err := s.Kill(); err != nil {
@@ -303,8 +304,8 @@ func TestLostTail(t *testing.T) {
 	_, err := w.Lookup(ctx, w.dir, lost.Record.Name)
 	wantKind(t, err, meta.KindNotExist)
 	_, err = w.send(w.mkdir())
-	wantKind(t, err, meta.KindDamaged)
-	wantKind(t, w.Sync(ctx), meta.KindDamaged)
+	wantKind(t, err, meta.KindLost)
+	wantKind(t, w.Sync(ctx), meta.KindLost)
 	w.clean()
 }
 

@@ -191,6 +191,13 @@ func (s *Store) createZone(ctx context.Context) error {
 			VALUES ($1, 0, 0, 0, $2, $3, $2, $2, 0, 0, 0)`, next, s.base, make([]byte, 32)); err != nil {
 			return err
 		}
+		var lineage string
+		if err := tx.QueryRow(ctx, lineageSQL).Scan(&lineage); err != nil {
+			return err
+		}
+		if err := s.vouch(ctx, tx, lineage); err != nil {
+			return err
+		}
 		return s.createRoot(ctx, tx, now)
 	})
 }
@@ -227,7 +234,10 @@ func (s *Store) commitIn(ctx context.Context, tx pgx.Tx, c *meta.Change) error {
 	if _, err := s.callOn(ctx, tx.Conn().PgConn(), b, 1, false); err != nil {
 		return err
 	}
-	_, err := exec(ctx, tx, `DELETE FROM session_rows WHERE session = $1`, int64(own))
+	if _, err := exec(ctx, tx, `DELETE FROM session_rows WHERE session = $1`, int64(own)); err != nil {
+		return err
+	}
+	_, err := exec(ctx, tx, `SELECT set_config('synchronous_commit', 'on', true)`) // the batch turned it off for the transaction
 	return err
 }
 

@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
@@ -30,11 +29,17 @@ func (s *Store) channel() string { return "nexusfs_" + strconv.FormatInt(s.zone,
 func (p *Peers) Heartbeat(ctx context.Context, session, epoch int64, mode meta.PeerMode) (st meta.PeerState, err error) {
 	s := p.s
 	err = s.update(ctx, "heartbeat", func(tx pgx.Tx) error {
+		if l, err := s.survived(ctx, tx, 0); err != nil || l != nil {
+			if l != nil {
+				err = meta.E("heartbeat", 0, "", meta.KindLost, errors.New(l.cause))
+			}
+			return err
+		}
 		var before, after bool
 		err := tx.QueryRow(ctx, `UPDATE session_rows SET until = `+serverNow+` + lease
 			WHERE session = $1 AND epoch = $2 AND ended IS NULL AND fenced = 0 RETURNING shared`, s.k(session), epoch).Scan(&before)
 		if errors.Is(err, pgx.ErrNoRows) {
-			return meta.E("heartbeat", 0, "", meta.KindFenced, fmt.Errorf("session %d has ended or was fenced", session))
+			return s.whyFenced(ctx, "heartbeat", session, epoch)
 		}
 		if err != nil {
 			return err

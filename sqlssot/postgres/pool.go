@@ -153,7 +153,7 @@ func (s *Store) scan(ctx context.Context, op string, ino meta.Ino, fn func(tx pg
 		}()
 		return fn(tx)
 	}
-	c, err := s.fresh(ctx)
+	c, err := s.fresh(ctx, s.pools.long)
 	if err == nil {
 		err = begin(c.Conn())
 		c.Release()
@@ -167,10 +167,10 @@ func (s *Store) scan(ctx context.Context, op string, ino meta.Ino, fn func(tx pg
 	return classify(op, ino, "", err)
 }
 
-// fresh takes a connection for long work that is known to be alive.
-func (s *Store) fresh(ctx context.Context) (*pgxpool.Conn, error) {
+// fresh takes a connection that is known to be alive.
+func (s *Store) fresh(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {
 	for attempt := 0; ; attempt++ {
-		c, err := s.acquire(ctx, s.pools.long)
+		c, err := s.acquire(ctx, pool)
 		if err != nil {
 			return nil, err
 		}
@@ -181,7 +181,7 @@ func (s *Store) fresh(ctx context.Context) (*pgxpool.Conn, error) {
 		if attempt > 0 || ctx.Err() != nil {
 			return nil, err
 		}
-		s.pools.long.Reset()
+		pool.Reset()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"nexusfs/meta"
 )
 
@@ -13,6 +14,11 @@ import (
 // other update of the zone runs meanwhile. It is sent again when the server
 // could not serialize it, or a connection was dead before it began.
 func (s *Store) update(ctx context.Context, op string, fn func(tx pgx.Tx) error) error {
+	return s.updateOn(ctx, s.pools.long, op, fn)
+}
+
+// updateOn is update on a connection of a given pool.
+func (s *Store) updateOn(ctx context.Context, pool *pgxpool.Pool, op string, fn func(tx pgx.Tx) error) error {
 	if err := interrupted(ctx, op); err != nil {
 		return err
 	}
@@ -20,15 +26,15 @@ func (s *Store) update(ctx context.Context, op string, fn func(tx pgx.Tx) error)
 		return err
 	}
 	for try := 0; ; try++ {
-		err := s.updateOnce(ctx, fn)
+		err := s.updateOnce(ctx, pool, fn)
 		if code := codeOf(err); try == maxRetries || code != codeSerialization && code != codeDeadlock {
 			return classify(op, 0, "", err)
 		}
 	}
 }
 
-func (s *Store) updateOnce(ctx context.Context, fn func(tx pgx.Tx) error) error {
-	c, err := s.fresh(ctx)
+func (s *Store) updateOnce(ctx context.Context, pool *pgxpool.Pool, fn func(tx pgx.Tx) error) error {
+	c, err := s.fresh(ctx, pool)
 	if err != nil {
 		return err
 	}
@@ -59,20 +65,40 @@ const serverNow = `(extract(epoch FROM clock_timestamp()) * 1000000000)::bigint`
 // begins. Sessions with a lease live side by side: those whose lease has ended
 // are fenced, the others stay; the new one gets no PrevSession of theirs, for
 // what a loss of power tears on an embedded store is whole here (P22). See
-// Heartbeat and Admitted for what it has to do.
+// Heartbeat for what it has to do.
+//
+// It finds out first whether the server may have lost commits since the session
+// before, or is behind info.Known (loss.go, P15). Then it writes a recovery's
+// record, and no session from before goes on. Who begins later finds that done.
 func (s *Store) Begin(ctx context.Context, info meta.SessionInfo) (session, epoch int64, prev *meta.PrevSession, err error) {
-	err = s.update(ctx, "begin", func(tx pgx.Tx) error {
+	s.commitMu.Lock()
+	defer s.commitMu.Unlock()
+	// Of numbers and rows that it had before a loss nothing is to be relied on.
+	s.batches, s.actors = batchState{}, actorTable{}
+	err = s.updateOn(ctx, s.pools.commit, "begin", func(tx pgx.Tx) error {
 		prev, session, epoch = nil, 1, 0
 		if err := s.refuseMoving(ctx, tx); err != nil {
 			return err
+		}
+		l, err := s.survived(ctx, tx, info.Known)
+		if err != nil {
+			return err
+		}
+		if l != nil {
+			if err := s.recordLoss(ctx, tx, l, s.o.Now().UnixNano()); err != nil {
+				return err
+			}
 		}
 		if err := s.newest(ctx, tx, &prev, &epoch); err != nil {
 			return err
 		}
 		epoch++
+		if l != nil && l.far {
+			session, epoch = skippedSessions, epoch+skippedSessions
+		}
 		boot := info.BootID
 		if prev != nil {
-			session = prev.Session + 1
+			session += prev.Session
 			// Until Recovered says that it is done, a recovery is still due: whoever
 			// starts after a kill in the middle of it has to see the old boot.
 			if info.Lease == 0 && !prev.Ended && prev.BootID != boot {
@@ -86,10 +112,10 @@ func (s *Store) Begin(ctx context.Context, info meta.SessionInfo) (session, epoc
 		if _, err := s.fence(ctx, tx, gone); err != nil {
 			return err
 		}
-		if _, err := exec(ctx, tx, `INSERT INTO session_rows(session, epoch, node, pid, boot_id, mountpoint, lease, started, until, shared)
-			SELECT $1, $2, $3, $4, $5, $6, $7, $8, CASE $7::bigint WHEN 0 THEN 0 ELSE `+serverNow+` + $7 END, live > 0
+		if _, err := exec(ctx, tx, `INSERT INTO session_rows(session, epoch, node, pid, boot_id, mountpoint, lease, started, until, shared, relaxed)
+			SELECT $1, $2, $3, $4, $5, $6, $7, $8, CASE $7::bigint WHEN 0 THEN 0 ELSE `+serverNow+` + $7 END, live > 0, $10
 			FROM counters WHERE zone = $9 AND kind = 0 AND id = 0`, s.k(session), epoch, []byte(info.Node), info.PID, []byte(boot), []byte(info.Mountpoint),
-			info.Lease, info.Started, s.zone); err != nil {
+			info.Lease, info.Started, s.zone, !s.o.Strict); err != nil {
 			return err
 		}
 		return s.sessionsChanged(ctx, tx)
@@ -115,9 +141,10 @@ func (s *Store) newest(ctx context.Context, tx pgx.Tx, prev **meta.PrevSession, 
 
 // fence ends the living sessions for which a condition over session_rows holds
 // and returns how many those were. The zone is held, so none of them has a batch
-// under way, and none will commit one.
+// under way, and none will commit one. What they committed is on the server's
+// disk when this transaction is.
 func (s *Store) fence(ctx context.Context, tx pgx.Tx, condition string) (int, error) {
-	return exec(ctx, tx, `UPDATE session_rows SET fenced = 1 WHERE session BETWEEN $1 AND $2
+	return exec(ctx, tx, `UPDATE session_rows SET fenced = 1, relaxed = false WHERE session BETWEEN $1 AND $2
 		AND ended IS NULL AND fenced = 0 AND (`+condition+`)`, s.base|1, s.base|keyMask)
 }
 
@@ -150,7 +177,8 @@ func (s *Store) End(ctx context.Context, session int64) error {
 	})
 }
 
-// Inos implements meta.Sessions: one round trip, durable.
+// Inos implements meta.Sessions: one round trip, durable. KindLost when the
+// server may have lost ranges that were handed out.
 func (s *Store) Inos(ctx context.Context, n int) (first meta.Ino, err error) {
 	if n <= 0 {
 		return 0, meta.E("inos", 0, "", meta.KindInvalid, nil)
@@ -158,16 +186,29 @@ func (s *Store) Inos(ctx context.Context, n int) (first meta.Ino, err error) {
 	if err := s.writable("inos"); err != nil {
 		return 0, err
 	}
-	var next int64
+	next, err := s.inos(ctx, int64(n))
+	if errors.Is(err, errBroken) {
+		if err = s.lookAfter(ctx, "inos", 0); err == nil {
+			next, err = s.inos(ctx, int64(n))
+		}
+	}
+	return meta.Ino(next), classify("inos", 0, "", err)
+}
+
+func (s *Store) inos(ctx context.Context, n int64) (next int64, err error) {
 	err = s.read(ctx, "inos", 0, "", func(ctx context.Context, c *pgx.Conn) error {
-		err := c.QueryRow(ctx, `UPDATE zones SET next_ino = next_ino + $2 WHERE zone = $1 AND next_ino <= $3 RETURNING next_ino - $2`,
-			s.zone, int64(n), keyMask-int64(n)).Scan(&next)
-		if errors.Is(err, pgx.ErrNoRows) {
+		var whole bool
+		err := c.QueryRow(ctx, `UPDATE zones SET next_ino = next_ino + CASE WHEN `+unbroken+` THEN $2 ELSE 0 END
+			WHERE zone = $1 AND next_ino <= $3 RETURNING next_ino - $2, `+unbroken, s.zone, n, keyMask-n).Scan(&next, &whole)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
 			err = meta.E("inos", 0, "", meta.KindNoSpace, errors.New("the zone's inode numbers are used up"))
+		case err == nil && !whole:
+			err = errBroken
 		}
 		return err
 	})
-	return meta.Ino(next), err
+	return next, err
 }
 
 // Reserve implements meta.Sessions.
@@ -183,7 +224,7 @@ func (s *Store) Reserve(ctx context.Context, rev meta.Rev) error {
 
 // Sync implements meta.Store: what was committed before the call is on the
 // server's disk, whoever committed it. The server may be restarted meanwhile;
-// if it has lost commits of this store by then, that is the failure: KindDamaged.
+// if it has lost commits of this store by then, that is the failure: KindLost.
 func (s *Store) Sync(ctx context.Context) error {
 	if err := interrupted(ctx, "sync"); err != nil {
 		return err
@@ -197,13 +238,19 @@ func (s *Store) Sync(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.o.Settle)
 	defer cancel()
 	var seq int64
+	var whole bool
 	err := patiently(ctx, s.pools.read, unreachable, func() error {
 		return s.borrow(ctx, s.pools.read, func(c *pgx.Conn) error {
-			return c.QueryRow(ctx, `SELECT coalesce((SELECT seq FROM session_rows WHERE session = $1), 0) FROM make_durable()`, s.k(st.session)).Scan(&seq)
+			return c.QueryRow(ctx, `SELECT coalesce((SELECT CASE fenced WHEN $3 THEN -1 ELSE seq END FROM session_rows WHERE session = $2), -1), `+unbroken+`
+				FROM make_durable()`, s.zone, s.k(st.session), fencedByLoss).Scan(&seq, &whole)
 		})
 	})
-	if err == nil && seq < st.seq {
-		err = meta.E("sync", 0, "", meta.KindDamaged, errors.New(lostText))
+	switch {
+	case err != nil:
+	case st.session != 0 && seq < st.seq:
+		err = meta.E("sync", 0, "", meta.KindLost, errors.New(lostText))
+	case !whole:
+		err = s.lookAfter(ctx, "sync", 0)
 	}
 	return classify("sync", 0, "", err)
 }

@@ -119,7 +119,7 @@ const migrationWait = 10 * time.Second
 // lockMigration keeps other migrations of the zone away until the connection is
 // given back.
 func (s *Store) lockMigration(ctx context.Context) (*pgxpool.Conn, error) {
-	c, err := s.fresh(ctx)
+	c, err := s.fresh(ctx, s.pools.long)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +153,7 @@ func (s *Store) bulk(ctx context.Context, durable bool, fn func(tx pgx.Tx) error
 	if err := s.writable("migrate"); err != nil {
 		return err
 	}
-	c, err := s.fresh(ctx)
+	c, err := s.fresh(ctx, s.pools.long)
 	if err == nil {
 		defer c.Release()
 		err = pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
