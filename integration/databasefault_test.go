@@ -146,6 +146,50 @@ func TestDatabaseDiskFull(t *testing.T) {
 	}
 }
 
+// TestDatabaseLogDiskFull: when the disk with the server's log is full the server
+// gives up. The caller is told within the bound; what was acknowledged is
+// there once there is room and the server runs, and the mount goes on by itself.
+func TestDatabaseLogDiskFull(t *testing.T) {
+	harness.NeedRoot(t)
+	disk := smallDisk(t, "tmpfs", 160)
+	must(t, os.Chmod(disk, 0o755))
+	s := pgtest.Start(t, pgtest.Options{Fsync: true, Data: mkdir(t, filepath.Join(disk, "data")),
+		Settings: []string{"min_wal_size=32MB", "max_wal_size=2GB", "restart_after_crash=off"}})
+	m := mountOn(t, s.URL(pgtest.Superuser, "", s.Database(t)))
+	ballast := filepath.Join(disk, "ballast")
+	var free unix.Statfs_t
+	must(t, unix.Statfs(disk, &free))
+	must(t, os.WriteFile(ballast, make([]byte, int(free.Bavail)*int(free.Bsize)-(20<<20)), 0o600))
+	acknowledged, limit := 0, 90*time.Second
+	var err error
+	var took time.Duration
+	for i := range 4000 {
+		began := time.Now()
+		if err = os.WriteFile(filepath.Join(m.Dir, fmt.Sprint(i)), pattern(uint64(i), 12<<10), 0o644); err != nil {
+			if took = time.Since(began); took > limit {
+				t.Errorf("the answer took %v", took)
+			}
+			break
+		}
+		acknowledged++
+	}
+	if !errors.Is(err, unix.EIO) && !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("a write without room for the log: %v", err)
+	}
+	t.Logf("%d files fitted, then %v after %v", acknowledged, err, took)
+	must(t, os.Remove(ballast))
+	if _, err := s.SQL(pgtest.Superuser, "SELECT 1"); err != nil {
+		must(t, s.Start())
+	}
+	writesAgain(t, m)
+	for i := range acknowledged {
+		wantContent(t, filepath.Join(m.Dir, fmt.Sprint(i)), pattern(uint64(i), 12<<10))
+	}
+	if failed := m.Status()["failed"]; failed != nil {
+		t.Errorf("status says failed: %v", failed)
+	}
+}
+
 // TestDatabaseHoldsTheZone: a statement that finds the zone held for longer than
 // it may run is EIO within the stated time, and nothing was written.
 func TestDatabaseHoldsTheZone(t *testing.T) {

@@ -174,6 +174,7 @@ func TestUnknownOutcomeIsBounded(t *testing.T) {
 	p := newProxy(t, s.Port)
 	w := newWorld(t, Options{URL: p.url(name), Strict: true, Settle: 300 * time.Millisecond, Connect: 300 * time.Millisecond}, 0)
 	w.commit(w.mkdir())
+	stopped := make(chan struct{})
 	p.onCommit(func(piece []byte, c *proxied) {
 		c.mu.Lock()
 		c.swallow = make(chan struct{})
@@ -185,6 +186,7 @@ func TestUnknownOutcomeIsBounded(t *testing.T) {
 		if err := s.Stop(); err != nil {
 			t.Error(err)
 		}
+		close(stopped)
 		c.client.Close()
 	})
 	start := time.Now()
@@ -197,6 +199,7 @@ func TestUnknownOutcomeIsBounded(t *testing.T) {
 	wantKind(t, err, meta.KindIO)
 	_, err = w.Lookup(ctx, 1, "x")
 	wantKind(t, err, meta.KindIO)
+	<-stopped
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
