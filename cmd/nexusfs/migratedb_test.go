@@ -98,7 +98,7 @@ func TestMigrateContentOfAZone(t *testing.T) {
 		want string
 	}{
 		{"a dry run", []string{zone, "--content", bucket("x"), "--dry-run"}, 0, "would move 5 blobs"},
-		{"to S3", []string{zone, "--content", bucket("x")}, 0, first},
+		{"to S3", []string{zone, "--content", bucket("x")}, 0, "what is in " + filepath.Join(first, "docs-")},
 		{"where it is", []string{zone, "--content", bucket("x")}, exitUsage, "already"},
 		{"a dry run to a used prefix", []string{zone, "--content", bucket(""), "--dry-run"}, exitFailed, "not empty"},
 		{"to another directory", []string{zone, "--content", second}, 0, "s3://bucket/x"},

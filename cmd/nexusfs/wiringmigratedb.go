@@ -141,6 +141,9 @@ func (m *contentMove) ofDatabase(ctx context.Context, r *remote) (res transfer.R
 		return res, err
 	}
 	m.from = from
+	if !isS3(from) {
+		m.from = farContent{from, r.Zone, id}.dir() // other zones may lie beside it
+	}
 	switch from {
 	case "":
 		return res, fail(exitStore, "nobody has said yet where the content of %s lies: mount it once with -o content=", escapeName(r.display()))
