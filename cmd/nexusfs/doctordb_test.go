@@ -39,7 +39,7 @@ func TestDoctorOnZones(t *testing.T) {
 		want  string
 	}{
 		{"the server", func(t *testing.T) string { return healthy(t, sharedDir(t)) }, nil, "server", healthOK, "answers in"},
-		{"the schema", func(t *testing.T) string { return healthy(t, sharedDir(t)) }, nil, "schema", healthOK, "version 3"},
+		{"the schema", func(t *testing.T) string { return healthy(t, sharedDir(t)) }, nil, "schema", healthOK, "version "},
 		{"the zone's content", func(t *testing.T) string { return healthy(t, sharedDir(t)) }, nil, "database", healthOK, "was read and verified"},
 		{"a piece is stored", func(t *testing.T) string { return healthy(t, sharedDir(t)) }, []string{"--write"}, "database", healthOK, "stored, read and removed"},
 		{"S3", func(t *testing.T) string { return healthy(t, bucket("a")) }, []string{"--write"}, "database", healthOK, "stored, read and removed"},
