@@ -267,10 +267,14 @@ func (f *storesFile) write() error {
 	return nil
 }
 
+// tempPrefix begins the names of files that are being written. Who was killed
+// while he wrote the first file of a store leaves one.
+const tempPrefix = ".nexusfs-tmp-"
+
 // replaceFile writes data under a temporary name, makes it durable and renames
 // it, so that path holds the old bytes or the new ones, never a part.
 func replaceFile(path string, data []byte, mode fs.FileMode) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	tmp, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
 	if err != nil {
 		return err
 	}

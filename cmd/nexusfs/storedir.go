@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -106,7 +107,7 @@ func (d storeDir) inspectTarget() (storeState, error) {
 		return 0, fail(exitStore, "%s is half a store: it has %s and no file `format`; restore the directory whole from a backup, or give another one", escapeName(string(d)), have(names, "meta.db", "content"))
 	}
 	for name := range names {
-		if name != "lost+found" && name != "lock" {
+		if name != "lost+found" && name != "lock" && !strings.HasPrefix(name, tempPrefix) {
 			return 0, fail(exitStore, "%s is not a nexusfs store and not empty (it holds %q): give an empty directory or one that does not exist yet", escapeName(string(d)), name)
 		}
 	}
@@ -232,6 +233,15 @@ func (d storeDir) writeMark(mark formatMark) error {
 	}
 	if err := replaceFile(d.file("format"), append(data, '\n'), 0o600); err != nil {
 		return storeWriteError(d, err)
+	}
+	left, err := filepath.Glob(d.file(tempPrefix + "*"))
+	if err != nil {
+		return err
+	}
+	for _, name := range left { // of somebody who was killed: the lock is ours
+		if err := os.Remove(name); err != nil {
+			return storeWriteError(d, err)
+		}
 	}
 	return nil
 }

@@ -40,6 +40,7 @@ func TestInspectStore(t *testing.T) {
 		{"empty", map[string]string{}, storeAbsent, ""},
 		{"a fresh disk", map[string]string{"lost+found/": ""}, storeAbsent, ""},
 		{"only a lock", map[string]string{"lock": ""}, storeAbsent, ""},
+		{"killed while the first file was written", map[string]string{"lock": "", tempPrefix + "123": "{"}, storeAbsent, ""},
 		{"whole", map[string]string{"format": ready, "meta.db": "", "content/": ""}, storeReady, ""},
 		{"creation was cut short", map[string]string{"format": `{"product":"nexusfs","version":1,"state":"new"}`}, storeNew, ""},
 		{"somebody's files", map[string]string{"thesis.tex": "x"}, 0, "thesis.tex"},
