@@ -255,14 +255,17 @@ func (n *Node) RenewCertificate(ctx context.Context, from state.NodeID) error {
 }
 
 func (n *Node) askRenewal(ctx context.Context, from state.NodeID, q *renewRequest) (*joinAnswer, error) {
-	if n.net == nil {
+	n.mu.Lock()
+	net := n.net
+	n.mu.Unlock()
+	if net == nil {
 		return nil, errors.New("this node has no network")
 	}
 	body, err := json.Marshal(q)
 	if err != nil {
 		return nil, err
 	}
-	b, err := n.net.Call(ctx, from, methodRenew, body)
+	b, err := net.Call(ctx, from, methodRenew, body)
 	if err != nil {
 		return nil, err
 	}

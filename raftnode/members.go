@@ -169,7 +169,7 @@ const promotable = 256
 func (n *Node) Promote(ctx context.Context, id state.NodeID) error {
 	const op = "promote"
 	n.mu.Lock()
-	m, lead, leading := n.core.st.Members[id], n.core.lead, n.core.leading
+	m, lead, leading, net := n.core.st.Members[id], n.core.lead, n.core.leading, n.net
 	behind := n.core.log.last() - n.core.matches()[uint64(id)]
 	n.mu.Unlock()
 	switch {
@@ -177,14 +177,14 @@ func (n *Node) Promote(ctx context.Context, id state.NodeID) error {
 		return meta.E(op, 0, id.String(), meta.KindNotExist, nil)
 	case m.Role.Votes():
 		return meta.E(op, 0, id.String(), meta.KindExist, fmt.Errorf("it is a %v already", m.Role))
-	case !leading && (lead == 0 || n.net == nil):
+	case !leading && (lead == 0 || net == nil):
 		return refused(op, ErrNoQuorum)
 	case !leading:
 		body, err := json.Marshal(promoteRequest{id})
 		if err != nil {
 			return refused(op, err)
 		}
-		if _, err := n.net.Call(ctx, lead, methodPromote, body); err != nil {
+		if _, err := net.Call(ctx, lead, methodPromote, body); err != nil {
 			return refused(op, err)
 		}
 		return nil

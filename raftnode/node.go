@@ -23,17 +23,17 @@ type Node struct {
 	o     Options
 	store *kv.Store
 	disk  disk
-	net   *transport.Transport // nil: alone
 	log   *slog.Logger
 
 	kick chan struct{} // capacity 1: there is work for Run
 	gone chan struct{} // closed when the node has stopped
 
 	mu       sync.Mutex
-	id       *Identity  // guarded by mu
-	core     *core      // guarded by mu
-	pumping  bool       // guarded by mu: somebody drives the core, or writes for it
-	resting  *sync.Cond // on mu: pumping became false
+	id       *Identity            // guarded by mu
+	core     *core                // guarded by mu
+	net      *transport.Transport // guarded by mu; nil: none, or not yet
+	pumping  bool                 // guarded by mu: somebody drives the core, or writes for it
+	resting  *sync.Cond           // on mu: pumping became false
 	closed   bool
 	zones    map[string]*Zone             // guarded by mu
 	tasks    map[task]bool                // guarded by mu: under way
@@ -66,7 +66,7 @@ const aloneTick = 200 * time.Millisecond
 // ErrRemoved, what the disk said, or what it does not know (state.ErrNewer). It
 // is called once. Everything that the node was asked for waits for Run, but
 // announcements of a node that is alone.
-func (n *Node) Run(ctx context.Context) (err error) {
+func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	defer func() {
@@ -74,10 +74,15 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		work.Wait()
 	}()
 	if n.o.Network != nil {
-		if n.net, err = transport.Listen(*n.o.Network, handler{n}); err != nil {
+		net, err := transport.Listen(*n.o.Network, handler{n})
+		if err != nil {
 			return err
 		}
-		work.Go(func() { n.net.Serve(ctx) })
+		n.mu.Lock()
+		n.net = net
+		net.SetPeers(n.addresses())
+		n.mu.Unlock()
+		work.Go(func() { net.Serve(ctx) })
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -167,8 +172,9 @@ func (n *Node) kickRun() {
 // carryOut does what one piece of work asks for.
 func (n *Node) carryOut(w *work) {
 	if w.write != nil || len(w.msgs) > 0 {
+		net := n.net
 		n.mu.Unlock()
-		err := n.outside(w)
+		err := n.outside(w, net)
 		n.mu.Lock()
 		if err != nil {
 			n.log.Error("the disk failed; this node stops", "err", err)
@@ -181,9 +187,9 @@ func (n *Node) carryOut(w *work) {
 }
 
 // outside is the part of the work that leaves memory.
-func (n *Node) outside(w *work) error {
+func (n *Node) outside(w *work, net *transport.Transport) error {
 	if w.first {
-		n.send(w.msgs)
+		send(net, w.msgs)
 	}
 	if w.write != nil {
 		if err := n.disk.save(w.write); err != nil {
@@ -191,17 +197,17 @@ func (n *Node) outside(w *work) error {
 		}
 	}
 	if !w.first {
-		n.send(w.msgs)
+		send(net, w.msgs)
 	}
 	return nil
 }
 
-func (n *Node) send(msgs []*pb.Message) {
-	if n.net == nil {
+func send(net *transport.Transport, msgs []*pb.Message) {
+	if net == nil {
 		return
 	}
 	for _, m := range msgs {
-		n.net.Send(m)
+		net.Send(m)
 	}
 }
 

@@ -153,16 +153,22 @@ func open(o Options, id *Identity, store *kv.Store) (*Node, error) {
 		rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), wall: func() int64 { return time.Now().UnixNano() },
 		logger: raftLogger{o.Log},
 	}, im)
+	if err == nil && id.Alone {
+		n.core.st.RaiseToken(firstToken())
+	}
 	return n, err
 }
 
+// firstToken is where fencing tokens begin, 65,536 to the millisecond: so those
+// of a group that is made again, and of a node that is alone and did not write
+// its newest, are above all before.
+func firstToken() uint64 { return uint64(time.Now().UnixMilli()) << 16 }
+
 // foundImage is what the first node of a group has stored before it did
-// anything. The fencing tokens of a group that is made again in the same place
-// continue above those before: they begin with the time, 65,536 to the
-// millisecond.
+// anything.
 func foundImage(known uint16, d disk, id *Identity) (*image, error) {
 	self := state.Member{ID: id.ID, Name: id.Name, Address: id.Address, Role: state.Voter, Supports: known}
-	st := state.Found(known, self, uint64(time.Now().UnixMilli())<<16)
+	st := state.Found(known, self, firstToken())
 	w := &write{
 		hard: &pb.HardState{Term: new(uint64(1)), Vote: new(uint64(0)), Commit: new(uint64(1))},
 		conf: &pb.ConfState{Voters: []uint64{uint64(id.ID)}}, rows: st.All(), before: entryID{1, 1}, reset: true, sync: true,

@@ -197,3 +197,10 @@ func (s *State) nextToken() uint64 {
 	s.Token++
 	return s.Token
 }
+
+// RaiseToken makes the fencing tokens to come higher than floor. It is no entry:
+// only a node that is alone may do it, before it does anything.
+func (s *State) RaiseToken(floor uint64) {
+	s.Token = max(s.Token, floor)
+	s.touch(rowMeta())
+}
