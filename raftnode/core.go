@@ -3,6 +3,7 @@ package raftnode
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -65,7 +66,8 @@ type core struct {
 	leases     map[any]leaseSeen
 	activating uint16 // the version whose activation this leader proposed
 	news       news
-	failed     error // why this member stopped
+	leaves     uint64 // tick at which this member, removed, stops; 0: it was not removed
+	failed     error  // why this member stopped
 }
 
 // truthState is where a leader stands with SQL: it answers no read index in a
@@ -160,6 +162,12 @@ func (c *core) checkAlone() {
 func (c *core) tick(now time.Duration) {
 	c.now = now
 	c.ticks++
+	if c.leaves != 0 && c.ticks >= c.leaves && c.failed == nil {
+		c.stop(ErrRemoved)
+	}
+	if c.failed != nil {
+		return
+	}
 	if c.leading {
 		c.rn.Tick()
 		c.lease()
@@ -183,7 +191,7 @@ func (c *core) tick(now time.Duration) {
 // step takes a message in. Messages of former members are dropped.
 func (c *core) step(m *pb.Message) {
 	from := state.NodeID(m.GetFrom())
-	if c.st.Removed[from] {
+	if c.former(from) {
 		return
 	}
 	if m.GetType() == pb.MsgReadIndex && !c.mayAnswerReads() {
@@ -196,6 +204,33 @@ func (c *core) step(m *pb.Message) {
 		if st := c.rn.BasicStatus(); st.Lead == m.GetFrom() {
 			c.elapsed = 0
 		}
+	}
+}
+
+// former reports whether a node has left the group for good. While a joint
+// change that removes it is under way it still counts.
+func (c *core) former(id state.NodeID) bool { return c.st.Former(id) && !c.configured(id) }
+
+// configured reports whether Raft's configuration has a node.
+func (c *core) configured(id state.NodeID) bool {
+	cs := c.log.conf
+	for _, ids := range [][]uint64{cs.GetVoters(), cs.GetVotersOutgoing(), cs.GetLearners(), cs.GetLearnersNext()} {
+		if slices.Contains(ids, uint64(id)) {
+			return true
+		}
+	}
+	return false
+}
+
+// linger is for how many election time-outs a removed member goes on: the others
+// may lack the end of the change that removed it.
+const linger = 5
+
+// checkRemoved begins this member's end once it is a former one.
+func (c *core) checkRemoved() {
+	if c.leaves == 0 && c.former(c.id) {
+		c.leaves = c.ticks + uint64(linger*c.t.election)
+		c.news.members = true
 	}
 }
 
@@ -212,6 +247,8 @@ func (c *core) heardQuorum() bool {
 		return ok && c.ticks-at <= uint64(c.t.election)
 	}
 	switch {
+	case c.leaves != 0:
+		return false
 	case c.alone:
 		return c.leading
 	case c.leading:
@@ -354,6 +391,7 @@ func (c *core) apply(e *pb.Entry) error {
 			return err
 		}
 		c.setConf(c.rn.ApplyConfChange(cc))
+		c.news.members = true
 		data = cc.GetContext()
 	}
 	eff, err := c.st.Apply(e.GetIndex(), data)
@@ -365,6 +403,7 @@ func (c *core) apply(e *pb.Entry) error {
 	}
 	c.settle(eff)
 	c.checkAlone()
+	c.checkRemoved()
 	if eff.Members && len(c.st.Members) == 1 {
 		c.grown = false
 		c.checkAlone()
@@ -401,8 +440,8 @@ func (c *core) restore(snap *pb.Snapshot) error {
 			c.news.ended = append(c.news.ended, k)
 		}
 	}
-	c.news.members = true
 	c.settleRestored()
+	c.checkRemoved()
 	return nil
 }
 

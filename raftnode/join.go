@@ -189,12 +189,9 @@ func Join(ctx context.Context, dir string, t Ticket, name, address string) (*Ide
 		return nil, err
 	}
 	b, err := transport.CallMember(ctx, t.Address, t.Pin, methodJoin, body)
+	a, err := answered[joinAnswer]("join", b, err)
 	if err != nil {
-		return nil, fmt.Errorf("join the group at %s: %w", t.Address, err)
-	}
-	var a joinAnswer
-	if err := json.Unmarshal(b, &a); err != nil {
-		return nil, fmt.Errorf("join the group at %s: %w", t.Address, err)
+		return nil, fmt.Errorf("the group at %s: %w", t.Address, err)
 	}
 	if err := certs.Install(dir, key, a.Cert, a.Trust); err != nil {
 		return nil, err
@@ -266,9 +263,5 @@ func (n *Node) askRenewal(ctx context.Context, from state.NodeID, q *renewReques
 		return nil, err
 	}
 	b, err := net.Call(ctx, from, methodRenew, body)
-	if err != nil {
-		return nil, err
-	}
-	a := new(joinAnswer)
-	return a, json.Unmarshal(b, a)
+	return answered[joinAnswer]("renew the certificate", b, err)
 }

@@ -169,25 +169,16 @@ const promotable = 256
 func (n *Node) Promote(ctx context.Context, id state.NodeID) error {
 	const op = "promote"
 	n.mu.Lock()
-	m, lead, leading, net := n.core.st.Members[id], n.core.lead, n.core.leading, n.net
+	m, leading := n.core.st.Members[id], n.core.leading
 	behind := n.core.log.last() - n.core.matches()[uint64(id)]
 	n.mu.Unlock()
 	switch {
+	case !leading:
+		return n.askLeader(ctx, op, methodPromote, id)
 	case m == nil:
 		return meta.E(op, 0, id.String(), meta.KindNotExist, nil)
 	case m.Role.Votes():
 		return meta.E(op, 0, id.String(), meta.KindExist, fmt.Errorf("it is a %v already", m.Role))
-	case !leading && (lead == 0 || net == nil):
-		return refused(op, ErrNoQuorum)
-	case !leading:
-		body, err := json.Marshal(promoteRequest{id})
-		if err != nil {
-			return refused(op, err)
-		}
-		if _, err := net.Call(ctx, lead, methodPromote, body); err != nil {
-			return refused(op, err)
-		}
-		return nil
 	case behind > promotable:
 		return meta.E(op, 0, id.String(), meta.KindBusy, fmt.Errorf("it lacks %d entries of the log: wait until it has caught up", behind))
 	}
@@ -199,7 +190,25 @@ func (n *Node) Promote(ctx context.Context, id state.NodeID) error {
 	return n.change(ctx, op, []*pb.ConfChangeSingle{single(pb.ConfChangeAddNode, id)}, &state.SetMember{Member: voter})
 }
 
-type promoteRequest struct{ ID state.NodeID }
+// about is a request about one member.
+type about struct{ ID state.NodeID }
+
+// askLeader lets the leader do something about a member.
+func (n *Node) askLeader(ctx context.Context, op, method string, id state.NodeID) error {
+	n.mu.Lock()
+	lead, net := n.core.lead, n.net
+	n.mu.Unlock()
+	if lead == 0 || net == nil {
+		return refused(op, ErrNoQuorum)
+	}
+	body, err := json.Marshal(about{id})
+	if err != nil {
+		return refused(op, err)
+	}
+	b, err := net.Call(ctx, lead, method, body)
+	_, err = answered[struct{}](op, b, err)
+	return err
+}
 
 // Remove ends memberships for good, all at once. The nodes' sessions end as if
 // they had died. A removed node learns it from the others.
@@ -229,13 +238,17 @@ func (n *Node) Remove(ctx context.Context, ids ...state.NodeID) error {
 }
 
 // Transfer gives leadership to a voter. It returns when that one leads as far
-// as this node knows, or ErrLate.
+// as the leader before it knows, or with ErrLate. Any member may be asked.
 func (n *Node) Transfer(ctx context.Context, id state.NodeID) error {
 	const op = "transfer leadership"
 	n.mu.Lock()
-	m := n.core.st.Members[id]
+	m, lead, leading := n.core.st.Members[id], n.core.lead, n.core.leading
 	n.mu.Unlock()
 	switch {
+	case lead == id:
+		return nil
+	case !leading:
+		return n.askLeader(ctx, op, methodTransfer, id)
 	case m == nil:
 		return meta.E(op, 0, id.String(), meta.KindNotExist, nil)
 	case m.Role != state.Voter:
@@ -247,12 +260,11 @@ func (n *Node) Transfer(ctx context.Context, id state.NodeID) error {
 	defer again.Stop()
 	for {
 		n.mu.Lock()
-		lead := n.core.lead
-		if lead != id && n.core.failed == nil {
+		lead, failed := n.core.lead, n.core.failed
+		if n.core.leading && failed == nil {
 			n.core.rn.TransferLeader(uint64(id))
 			n.pump(pumpOwn)
 		}
-		failed := n.core.failed
 		n.mu.Unlock()
 		switch {
 		case lead == id:

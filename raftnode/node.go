@@ -28,18 +28,19 @@ type Node struct {
 	kick chan struct{} // capacity 1: there is work for Run
 	gone chan struct{} // closed when the node has stopped
 
-	mu       sync.Mutex
-	id       *Identity            // guarded by mu
-	core     *core                // guarded by mu
-	net      *transport.Transport // guarded by mu; nil: none, or not yet
-	pumping  bool                 // guarded by mu: somebody drives the core, or writes for it
-	resting  *sync.Cond           // on mu: pumping became false
-	closed   bool
-	zones    map[string]*Zone             // guarded by mu
-	tasks    map[task]bool                // guarded by mu: under way
-	sessions map[state.SessionKey]renewal // guarded by mu: this node's own
-	requests uint64                       // guarded by mu: numbers given to requests
-	leased   bool                         // guarded by mu: what the consumers were told
+	mu        sync.Mutex
+	id        *Identity                    // guarded by mu
+	core      *core                        // guarded by mu
+	net       *transport.Transport         // guarded by mu; nil: none, or not yet
+	pumping   bool                         // guarded by mu: somebody drives the core, or writes for it
+	resting   *sync.Cond                   // on mu: pumping became false
+	closed    bool                         // guarded by mu
+	described bool                         // guarded by mu: this process told the group about itself
+	zones     map[string]*Zone             // guarded by mu
+	tasks     map[task]bool                // guarded by mu: under way
+	sessions  map[state.SessionKey]renewal // guarded by mu: this node's own
+	requests  uint64                       // guarded by mu: numbers given to requests
+	leased    bool                         // guarded by mu: what the consumers were told
 }
 
 // renewal is when a session was renewed last.
@@ -112,6 +113,7 @@ func (n *Node) tick(ctx context.Context, work *sync.WaitGroup) time.Duration {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.core.tick(sinceBoot())
+	n.describe()
 	n.renewSessions()
 	n.keepLease()
 	n.pump(pumpForever)
@@ -126,6 +128,17 @@ func (n *Node) tick(ctx context.Context, work *sync.WaitGroup) time.Duration {
 		return aloneTick
 	}
 	return n.core.t.tick
+}
+
+// describe tells the group, once, what it does not know of this node yet. n.mu
+// is held.
+func (n *Node) describe() {
+	m := n.core.st.Members[n.id.ID]
+	if m == nil || n.described || m.Name == n.id.Name && m.Address == n.id.Address && m.Supports == n.o.known {
+		return
+	}
+	n.described = true
+	n.core.propose(newCall(&state.DescribeMember{Name: n.id.Name, Address: n.id.Address, Supports: n.o.known}))
 }
 
 // Turns of pump.
@@ -263,7 +276,7 @@ func (n *Node) membersChanged() {
 	if n.net != nil {
 		n.net.SetPeers(n.addresses())
 	}
-	if len(n.core.st.Members) == 1 && n.core.st.Members[n.id.ID] != nil && !n.id.Alone {
+	if n.core.alone && !n.id.Alone {
 		id := *n.id
 		id.Alone, id.Boot = true, bootID()
 		if err := id.write(n.o.Dir); err != nil {
@@ -280,6 +293,11 @@ func (n *Node) addresses() map[state.NodeID]string {
 	for id, m := range n.core.st.Members {
 		if id != n.id.ID && m.Address != "" {
 			out[id] = m.Address
+		}
+	}
+	for id, a := range n.core.st.Removed {
+		if id != n.id.ID && a != "" && n.core.configured(id) {
+			out[id] = a
 		}
 	}
 	if len(n.core.st.Members) == 0 {

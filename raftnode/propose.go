@@ -77,6 +77,8 @@ func (c *core) propose(cl *call) {
 	switch {
 	case c.failed != nil:
 		cl.finish(state.Result{}, c.failed)
+	case c.leaves != 0:
+		cl.finish(state.Result{}, ErrRemoved)
 	case len(c.props.queue) >= callsMost:
 		cl.finish(state.Result{Code: state.Full}, nil)
 	default:
@@ -207,16 +209,7 @@ func (c *core) settle(eff state.Effects) {
 	for _, a := range eff.Advanced {
 		c.prefixMoved(a.Zone)
 	}
-	if eff.Members {
-		c.membersChanged()
-	}
-}
-
-func (c *core) membersChanged() {
-	c.news.members = true
-	if c.st.Removed[c.id] && c.failed == nil {
-		c.stop(ErrRemoved)
-	}
+	c.news.members = c.news.members || eff.Members
 }
 
 // answer ends a call, or lets it wait for what is still missing.
@@ -307,7 +300,7 @@ func (c *core) settleRestored() {
 	for zone := range c.waits {
 		c.prefixMoved(zone)
 	}
-	c.membersChanged()
+	c.news.members = true
 }
 
 // stop ends this member: everything under way is answered with err.

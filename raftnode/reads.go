@@ -44,8 +44,12 @@ type applying struct {
 
 // read takes a reader in.
 func (c *core) read(r *read) {
-	if c.failed != nil {
+	switch {
+	case c.failed != nil:
 		r.finish(c.failed)
+		return
+	case c.leaves != 0:
+		r.finish(ErrRemoved)
 		return
 	}
 	c.reads.next = append(c.reads.next, r)

@@ -204,7 +204,7 @@ func (n *simNode) drive() {
 func (n *simNode) check() {
 	c := n.core
 	if c.failed != nil {
-		if c.st.Removed[n.id] {
+		if c.st.Former(n.id) {
 			n.gone, n.core = true, nil
 		} else {
 			n.s.fault("node %v stopped: %v", n.id, c.failed)

@@ -204,7 +204,7 @@ func (n *Node) Leased() bool {
 // leased is Leased at a moment of the core's clock.
 func (c *core) leased(now time.Duration) bool {
 	switch {
-	case c.failed != nil:
+	case c.failed != nil, c.leaves != 0:
 		return false
 	case c.alone:
 		return c.leading && c.mayAnswerReads()

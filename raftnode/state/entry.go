@@ -176,6 +176,7 @@ const (
 	kindAddToken
 	kindUseToken
 	kindActivate
+	kindDescribeMember
 )
 
 // make returns an empty command of a kind, nil for one that is not known.
@@ -191,7 +192,7 @@ func (k kind) make() Command {
 		kindExpireNamed: func() Command { return new(ExpireNamed) }, kindBreakFile: func() Command { return new(BreakFile) },
 		kindSetMember: func() Command { return new(SetMember) }, kindRemoveMember: func() Command { return new(RemoveMember) },
 		kindAddToken: func() Command { return new(AddToken) }, kindUseToken: func() Command { return new(UseToken) },
-		kindActivate: func() Command { return new(Activate) },
+		kindActivate: func() Command { return new(Activate) }, kindDescribeMember: func() Command { return new(DescribeMember) },
 	}
 	if int(k) >= len(all) || all[k] == nil {
 		return nil

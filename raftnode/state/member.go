@@ -52,7 +52,7 @@ func (*SetMember) kind() kind { return kindSetMember }
 
 func (m *SetMember) apply(a *applier) Result {
 	switch {
-	case m.ID == 0 || a.Removed[m.ID]:
+	case m.ID == 0 || a.Former(m.ID):
 		return Result{Code: NotFound}
 	case m.Supports < a.Version:
 		return Result{Code: Conflict} // it would not know what the group writes
@@ -61,6 +61,33 @@ func (m *SetMember) apply(a *applier) Result {
 	}
 	member := m.Member
 	a.Members[m.ID] = &member
+	a.out.Members = true
+	a.touch(rowMember(m.ID))
+	return Result{}
+}
+
+// DescribeMember is what a member says of itself: after it was upgraded, or
+// moved. Its role stays.
+type DescribeMember struct {
+	Name, Address string
+	Supports      uint16
+}
+
+func (*DescribeMember) kind() kind { return kindDescribeMember }
+
+func (d *DescribeMember) code(c *codec) {
+	c.string(&d.Name)
+	c.string(&d.Address)
+	unsigned(c, &d.Supports)
+}
+
+func (d *DescribeMember) apply(a *applier) Result {
+	if d.Supports < a.Version {
+		return Result{Code: Conflict}
+	}
+	m := *a.Members[a.entry.Client]
+	m.Name, m.Address, m.Supports = d.Name, d.Address, d.Supports
+	a.Members[m.ID] = &m
 	a.out.Members = true
 	a.touch(rowMember(m.ID))
 	return Result{}
@@ -75,16 +102,24 @@ func (*RemoveMember) kind() kind { return kindRemoveMember }
 func (r *RemoveMember) code(c *codec) { unsigned(c, &r.ID) }
 
 func (r *RemoveMember) apply(a *applier) Result {
-	if a.Members[r.ID] == nil {
+	m := a.Members[r.ID]
+	if m == nil {
 		return Result{Code: NotFound}
 	}
 	delete(a.Members, r.ID)
 	delete(a.clients, r.ID)
-	a.Removed[r.ID] = true
+	a.Removed[r.ID] = m.Address
 	a.out.Members = true
+	a.touch(rowMeta())
 	a.touch(rowMember(r.ID))
 	a.touch(rowClient(r.ID))
 	return Result{}
+}
+
+// Former reports whether a node was a member and was removed.
+func (s *State) Former(id NodeID) bool {
+	_, ok := s.Removed[id]
+	return ok
 }
 
 // JoinToken lets one node join, once.

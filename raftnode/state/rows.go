@@ -96,7 +96,7 @@ type metaRow struct {
 	index   uint64
 	time    int64
 	token   uint64
-	removed []NodeID
+	removed []former
 }
 
 func (m *metaRow) code(c *codec) {
@@ -104,7 +104,25 @@ func (m *metaRow) code(c *codec) {
 	unsigned(c, &m.index)
 	signed(c, &m.time)
 	unsigned(c, &m.token)
-	list(c, &m.removed, func(c *codec, id *NodeID) { unsigned(c, id) })
+	list(c, &m.removed, func(c *codec, f *former) {
+		unsigned(c, &f.id)
+		c.string(&f.address)
+	})
+}
+
+// former is a member that was removed.
+type former struct {
+	id      NodeID
+	address string
+}
+
+// formers returns the removed members in order.
+func (s *State) formers() []former {
+	var out []former
+	for _, id := range slices.Sorted(maps.Keys(s.Removed)) {
+		out = append(out, former{id, s.Removed[id]})
+	}
+	return out
 }
 
 // Changed returns the rows that differ from what it returned before, in the
@@ -158,7 +176,7 @@ func (s *State) row(key string) []byte {
 	zone, num := splitKey(key)
 	switch key[0] {
 	case tableMeta:
-		return encode(nil, &metaRow{s.Version, s.Index, s.Time, s.Token, slices.Sorted(maps.Keys(s.Removed))})
+		return encode(nil, &metaRow{s.Version, s.Index, s.Time, s.Token, s.formers()})
 	case tableZone:
 		return encodeIf(s.Zones[key[1:]])
 	case tablePending:
@@ -241,8 +259,8 @@ func (s *State) load(r Row) error {
 			return err
 		}
 		s.Version, s.Index, s.Time, s.Token = m.version, m.index, m.time, m.token
-		for _, id := range m.removed {
-			s.Removed[id] = true
+		for _, f := range m.removed {
+			s.Removed[f.id] = f.address
 		}
 		return nil
 	case tableZone:

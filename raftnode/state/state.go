@@ -19,7 +19,7 @@ type State struct {
 	Files    map[FileKey]*FileLocks
 	Names    map[NameKey]*Named
 	Members  map[NodeID]*Member
-	Removed  map[NodeID]bool // former members: an identity is never taken again
+	Removed  map[NodeID]string // former members, and where they were: an identity is never taken again
 	Joins    map[[32]byte]*JoinToken
 	clients  map[NodeID]*client
 
@@ -33,7 +33,7 @@ func New(known uint16) *State {
 	return &State{
 		Version: 1, known: known,
 		Zones: map[string]*Zone{}, Sessions: map[SessionKey]*Session{}, Files: map[FileKey]*FileLocks{},
-		Names: map[NameKey]*Named{}, Members: map[NodeID]*Member{}, Removed: map[NodeID]bool{},
+		Names: map[NameKey]*Named{}, Members: map[NodeID]*Member{}, Removed: map[NodeID]string{},
 		Joins: map[[32]byte]*JoinToken{}, clients: map[NodeID]*client{}, dirty: map[string]struct{}{},
 	}
 }

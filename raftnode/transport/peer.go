@@ -61,6 +61,7 @@ func (p *peer) run() {
 		p.t.failed(p.id, err)
 		p.drain()
 		p.t.h.Unreachable(p.id)
+		p.pause()
 	}
 }
 
@@ -87,52 +88,47 @@ func (p *peer) drain() {
 	}
 }
 
-// stream sends until the stream breaks. It waits for the first message, so that
-// a member that cannot be reached is tried as often as there is something to
-// say, no oftener than gRPC's back-off allows.
+// stream sends until the stream breaks. It is opened at once, also when there
+// is nothing to say: so a former member is told.
 func (p *peer) stream() error {
-	var m *pb.Message
-	select {
-	case <-p.ctx.Done():
-		return nil
-	case m = <-p.queue:
-	}
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
-	s, err := p.conn.NewStream(ctx, &service.Streams[0], methodMessages, grpc.WaitForReady(false))
+	s, err := p.conn.NewStream(ctx, &service.Streams[0], methodMessages)
 	if err != nil {
-		p.pause()
 		return err
 	}
 	broken := make(chan error, 1)
 	p.t.work.Go(func() { // the answer comes when the other side ends it
 		var f frame
 		broken <- s.RecvMsg(&f)
-		cancel()
 	})
 	for {
-		f, err := p.gather(m)
-		if err != nil {
-			return err
-		}
-		if err := s.SendMsg(&f); err != nil {
-			return <-broken
-		}
 		select {
 		case <-p.ctx.Done():
 			return nil
 		case err := <-broken:
 			return err
-		case m = <-p.queue:
+		case m := <-p.queue:
+			f, err := p.gather(m)
+			if err != nil {
+				return err
+			}
+			if err := s.SendMsg(&f); err != nil {
+				return <-broken
+			}
 		}
 	}
 }
 
-// pause keeps a member that refuses at once from being asked in a circle.
+// reconnect is how long a member that could not be reached, or refused, is left
+// alone; gRPC's back-off comes on top.
+const reconnect = 100 * time.Millisecond
+
+// pause lets that time pass.
 func (p *peer) pause() {
 	select {
 	case <-p.ctx.Done():
-	case <-time.After(20 * time.Millisecond):
+	case <-time.After(reconnect):
 	}
 }
 
