@@ -15,13 +15,20 @@ import (
 // and a session 1 and 2 of nodes 1 and 2.
 type group struct {
 	*State
-	t     testing.TB
+	t     failer
 	seq   map[NodeID]uint64
 	index uint64
 	log   [][]byte
 }
 
-func newGroup(t testing.TB) *group {
+// failer is what a test and rapid's tests have in common.
+type failer interface {
+	Helper()
+	Errorf(format string, v ...any)
+	Fatal(v ...any)
+}
+
+func newGroup(t failer) *group {
 	g := &group{State: Found(Version, Member{ID: 1, Role: Voter, Supports: Version}, 100), t: t, seq: map[NodeID]uint64{}, index: 1}
 	for id := NodeID(2); id <= 3; id++ {
 		g.do(1, &SetMember{Member{ID: id, Role: Voter, Supports: Version}})
@@ -233,7 +240,7 @@ func posix(session int64, owner, start, end uint64) FileLock {
 // written along.
 func TestReplayIsSnapshotAndTail(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		g := newGroup(nopTB{t})
+		g := newGroup(t)
 		g.log = nil
 		base, from := g.Snapshot(), g.index
 		rows := map[string][]byte{}
@@ -302,13 +309,6 @@ func sortRows(rows []Row) {
 		}
 	}
 }
-
-// nopTB lets a helper of tests run under rapid.
-type nopTB struct{ *rapid.T }
-
-func (nopTB) Cleanup(func())        {}
-func (nopTB) Setenv(string, string) {}
-func (nopTB) TempDir() string       { return "" }
 
 // drawCommand draws a command that may well make sense.
 func drawCommand(t *rapid.T, s *State) Command {
