@@ -57,6 +57,9 @@ type core struct {
 	leading bool
 	heard   map[state.NodeID]uint64 // tick of each member's last message
 
+	savedTerm, savedVote uint64 // of the HardState on disk
+	savedState           uint64 // index of the applied state on disk
+
 	truth      truthState
 	props      proposals
 	reads      reads
@@ -112,6 +115,7 @@ func newCore(cfg coreConfig, im *image) (*core, error) {
 	c.log = &raftLog{hard: im.hard, conf: im.conf, before: im.before, snap: c.snapshot, keep: logKeep, most: logMost}
 	c.log.append(im.entries)
 	c.log.saved = c.log.last()
+	c.savedTerm, c.savedVote, c.savedState = im.hard.GetTerm(), im.hard.GetVote(), st.Index
 	c.setConf(im.conf)
 	c.rn, err = raft.NewRawNode(&raft.Config{
 		ID: uint64(cfg.id), ElectionTick: cfg.timing.election, HeartbeatTick: cfg.timing.heartbeat,
@@ -315,21 +319,32 @@ type work struct {
 	write *write // nil: nothing has to be on disk
 }
 
-// save collects everything that is not written yet.
+// stateEvery is how many entries are applied before the applied state is
+// written along with the log; until then a restart applies them again. Most
+// writes so touch one bucket, whose pages are what a flush costs.
+const stateEvery = 256
+
+// save collects what is to be written: the log, and the state now and then.
 func (c *core) save(reset, sync bool) *write {
-	w := &write{entries: c.log.unsaved(), hard: c.log.hard, conf: c.log.conf, reset: reset, sync: sync, heads: c.news.heads}
+	w := &write{reset: reset, sync: sync, heads: c.news.heads}
 	c.news.heads = nil
-	if reset {
-		w.rows = c.st.All()
-		_ = c.st.Changed()
-	} else {
-		w.rows = c.st.Changed()
+	if h := c.log.hard; h.GetTerm() != c.savedTerm || h.GetVote() != c.savedVote {
+		w.hard, c.savedTerm, c.savedVote = h, h.GetTerm(), h.GetVote()
 	}
-	if to := c.log.compactTo(c.st.Index); to != 0 {
-		c.log.compact(to)
-		w.entries = c.log.unsaved()
+	if reset || !sync || c.st.Index >= c.savedState+stateEvery {
+		// Together, as of one moment: the state, the configuration in it, and a
+		// commit index that is not below it.
+		c.savedState = c.st.Index
+		w.hard, w.conf, w.rows = c.log.hard, c.log.conf, c.st.Changed()
+		if reset {
+			w.rows = c.st.All()
+		}
+		if to := c.log.compactTo(c.st.Index); to != 0 {
+			c.log.compact(to)
+		}
+		w.before = c.log.before
 	}
-	w.before = c.log.before
+	w.entries = c.log.unsaved()
 	c.log.saved = c.log.last()
 	return w
 }

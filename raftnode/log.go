@@ -91,7 +91,10 @@ func (l *raftLog) append(ents []*pb.Entry) {
 	for _, e := range l.ents[keep:] {
 		l.bytes -= int64(len(e.GetData()) + entryCost)
 	}
-	l.ents = append(l.ents[:keep:keep], ents...)
+	if keep < uint64(len(l.ents)) {
+		l.ents = l.ents[:keep:keep] // Raft may still read what is cut off
+	}
+	l.ents = append(l.ents, ents...)
 	for _, e := range ents {
 		l.bytes += int64(len(e.GetData()) + entryCost)
 	}

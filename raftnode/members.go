@@ -143,7 +143,8 @@ func (n *Node) grow() error {
 	n.core.grown = true
 	n.core.checkAlone()
 	n.core.log.compact(n.core.st.Index) // what was said while nobody listened is not for others
-	w := n.core.save(false, true)
+	w := n.core.save(false, false)
+	w.sync = true
 	n.mu.Unlock()
 	err := n.disk.save(w)
 	if err == nil {

@@ -90,6 +90,11 @@ func (z *Zone) Announce(ctx context.Context, b Batch) error {
 	n.mu.Lock()
 	if n.core.alone {
 		a.Ops = nil // nobody else is there to be told
+		if n.core.announceAlone(a) {
+			n.spread()
+			n.mu.Unlock()
+			return nil
+		}
 	}
 	n.core.propose(cl)
 	n.pump(pumpOwn)
@@ -98,6 +103,18 @@ func (z *Zone) Announce(ctx context.Context, b Batch) error {
 		return err
 	}
 	return outcome("announce", cl)
+}
+
+// announceAlone announces at once where no other member has to know (P16).
+func (c *core) announceAlone(a *state.Announce) bool {
+	if c.failed != nil || !c.leading || !c.mayAnswerReads() {
+		return false
+	}
+	eff, ok := c.st.AnnounceAlone(c.id, a)
+	if ok {
+		c.settle(eff)
+	}
+	return ok
 }
 
 // Fresh returns when everything that any node has acknowledged before the call

@@ -68,12 +68,6 @@ func rowJoin(h [32]byte) string      { return string(rune(tableJoin)) + string(h
 
 func (s *State) touch(row string) { s.dirty[row] = struct{}{} }
 
-func sortedSessions(m map[SessionKey]*Session) []SessionKey {
-	return slices.SortedFunc(maps.Keys(m), func(a, b SessionKey) int {
-		return cmp.Or(cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.ID, b.ID))
-	})
-}
-
 func sortedFiles(m map[FileKey]*FileLocks) []FileKey {
 	return slices.SortedFunc(maps.Keys(m), func(a, b FileKey) int {
 		return cmp.Or(cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.Ino, b.Ino))

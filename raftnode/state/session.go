@@ -1,6 +1,11 @@
 package state
 
-import "nexusfs/meta"
+import (
+	"cmp"
+	"slices"
+
+	"nexusfs/meta"
+)
 
 // SessionKey names a session: its number in its zone, as SQL gave it.
 type SessionKey struct {
@@ -163,10 +168,15 @@ func (f *Fenced) apply(a *applier) Result {
 
 // reap ends the fenced sessions of a zone whose last operation was announced.
 func (a *applier) reap(z *Zone) {
-	for _, k := range sortedSessions(a.Sessions) {
-		if s := a.Sessions[k]; k.Zone == z.Name && s.Fenced && s.FenceRev <= z.Prefix {
-			a.endSession(s)
+	var ends []*Session
+	for k, s := range a.Sessions {
+		if k.Zone == z.Name && s.Fenced && s.FenceRev <= z.Prefix {
+			ends = append(ends, s)
 		}
+	}
+	slices.SortFunc(ends, func(a, b *Session) int { return cmp.Compare(a.ID, b.ID) })
+	for _, s := range ends {
+		a.endSession(s)
 	}
 }
 

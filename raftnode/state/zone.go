@@ -128,6 +128,23 @@ func (n *Announce) apply(a *applier) Result {
 	return Result{}
 }
 
+// AnnounceAlone is Announce without an entry, for the only member of a group: no
+// other applies what it applies, and one that joins begins with a snapshot. It
+// reports false, and changes nothing, unless the span joins the prefix.
+func (s *State) AnnounceAlone(node NodeID, n *Announce) (Effects, bool) {
+	z := s.Zones[n.Zone]
+	if z == nil || n.Epoch != z.Epoch || n.First != z.Prefix+1 || len(z.Pending) > 0 {
+		return Effects{}, false
+	}
+	var out Effects
+	a := applier{State: s, entry: &Entry{Client: node}, out: &out}
+	n.Node = node
+	z.High = max(z.High, n.Last)
+	a.pass(z, &n.Span)
+	a.close(z)
+	return out, true
+}
+
 // uncovered cuts from s what the prefix and the pending spans have already.
 func (z *Zone) uncovered(s *Span) (pieces []*Span) {
 	next := max(s.First, z.Prefix+1)
@@ -155,20 +172,25 @@ func (z *Zone) uncovered(s *Span) (pieces []*Span) {
 	return pieces
 }
 
-// close moves the prefix over the pending spans that now join it, and ends what
-// was waiting for that.
+// pass moves the prefix over a span that joins it.
+func (a *applier) pass(z *Zone, s *Span) {
+	a.out.Advanced = append(a.out.Advanced, Advanced{Zone: z.Name, From: z.Prefix, To: s.Last, Node: s.Node, Ops: s.Ops, Reset: len(s.Ops) == 0})
+	z.Prefix, z.Durable = s.Last, max(z.Durable, s.Durable)
+	if s.Hash != [32]byte{} {
+		z.Head = Head{z.Name, z.Epoch, s.Last, s.Hash}
+		z.heads = append(z.heads, z.Head)
+	}
+}
+
+// close passes the pending spans that now join the prefix, and ends what was
+// waiting for that.
 func (a *applier) close(z *Zone) {
 	a.touch(rowZone(z.Name))
 	for len(z.Pending) > 0 && z.Pending[0].First <= z.Prefix+1 {
 		s := z.Pending[0]
 		z.Pending = slices.Delete(z.Pending, 0, 1)
 		a.touch(rowPending(z.Name, s.First))
-		a.out.Advanced = append(a.out.Advanced, Advanced{Zone: z.Name, From: z.Prefix, To: s.Last, Node: s.Node, Ops: s.Ops, Reset: len(s.Ops) == 0})
-		z.Prefix, z.Durable = s.Last, max(z.Durable, s.Durable)
-		if s.Hash != [32]byte{} {
-			z.Head = Head{z.Name, z.Epoch, s.Last, s.Hash}
-			z.heads = append(z.heads, z.Head)
-		}
+		a.pass(z, s)
 	}
 	n := 0
 	for n < len(z.heads) && z.heads[n].Rev <= z.Durable {
