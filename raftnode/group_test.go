@@ -122,11 +122,15 @@ func (s *sim) apart() string {
 }
 
 // chaos runs a random history of announcements, reads and faults.
-func (s *sim) chaos(ticks int) {
+func (s *sim) chaos(ticks int) { s.chaosOf(ticks, func(int) bool { return true }) }
+
+// chaosOf is chaos with the events that which lets happen.
+func (s *sim) chaosOf(ticks int, which func(event int) bool) {
 	nodes := s.each()
 	for range ticks {
 		n := nodes[s.rand.IntN(len(nodes))]
 		switch r := s.rand.IntN(100); {
+		case !which(r):
 		case r < 25 && !n.witness:
 			s.commit(n, s.rand.IntN(8) > 0)
 		case r < 45:

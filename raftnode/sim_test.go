@@ -21,24 +21,28 @@ import (
 // loses, delays, reorders and cuts, one SQL database, and a clock that moves
 // when it is told to. Everything random comes from one seed.
 type sim struct {
-	seed    uint64
-	rand    *rand.Rand
-	now     uint64 // ticks
-	nodes   map[state.NodeID]*simNode
-	wire    []parcel
-	cut     map[[2]state.NodeID]bool // from, to
-	loss    float64
-	delay   int // ticks, at most
-	sql     simSQL
-	hashes  map[uint64][32]byte // of the state after each index
-	acked   meta.Rev            // the highest that was acknowledged
-	calls   []*simCall
-	reads   []*simRead
-	keep    int // entries that a node keeps before it compacts; 0: as usual
-	faults  []string
-	known   uint16
-	trace   []string
-	tracing bool
+	seed     uint64
+	rand     *rand.Rand
+	now      uint64 // ticks
+	nodes    map[state.NodeID]*simNode
+	wire     []parcel
+	cut      map[[2]state.NodeID]bool // from, to
+	loss     float64
+	delay    int // ticks, at most
+	sql      simSQL
+	hashes   map[uint64][32]byte // of the state after each index
+	acked    meta.Rev            // the highest that was acknowledged
+	calls    []*simCall
+	reads    []*simRead
+	keep     int // entries that a node keeps before it compacts; 0: as usual
+	faults   []string
+	known    uint16
+	trace    []string
+	besides  func() // besides, at each tick
+	moments  int64
+	sessions int64
+	requests uint64
+	tracing  bool
 }
 
 type simNode struct {
@@ -289,6 +293,9 @@ func (s *sim) step() {
 		if n.core != nil {
 			n.doTasks()
 		}
+	}
+	if s.besides != nil {
+		s.besides()
 	}
 	s.settleCalls()
 }

@@ -14,8 +14,7 @@ import (
 type simDisk struct {
 	synced, now simImage
 	unsynced    []*write
-	saves       int
-	bytes       int64
+	also        func(*write) // is told of each write
 }
 
 type simImage struct {
@@ -65,9 +64,8 @@ func (im *simImage) apply(w *write) {
 }
 
 func (d *simDisk) save(w *write) error {
-	d.saves++
-	for _, e := range w.entries {
-		d.bytes += int64(len(e.GetData()))
+	if d.also != nil {
+		d.also(w)
 	}
 	d.now.apply(w)
 	d.unsynced = append(d.unsynced, w)
