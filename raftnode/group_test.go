@@ -75,7 +75,12 @@ func (s *sim) settle() {
 	}
 	for i := range 600 {
 		if i == 300 { // shows what was committed last and never announced
-			s.commit(s.each()[0], true)
+			for _, n := range s.each() {
+				if n.core != nil && !n.witness {
+					s.commit(n, true)
+					break
+				}
+			}
 		}
 		s.step()
 	}
