@@ -50,6 +50,7 @@ type core struct {
 	alone  bool // the only member: nothing needs to be on disk before it counts
 
 	now     time.Duration // monotonic, of the last tick
+	steady  time.Duration // now, without the times in which this process did not run
 	ticks   uint64
 	elapsed int // ticks without a sign of a leader or of one to come
 	patient int // at which this member campaigns
@@ -162,8 +163,13 @@ func (c *core) checkAlone() {
 		len(cs.GetLearners())+len(cs.GetVotersOutgoing())+len(cs.GetLearnersNext()) == 0
 }
 
+// pauseMost is how much of the time between two ticks counts against others'
+// leases: if this process was stopped, or the machine slept, nobody could renew.
+const pauseMost = time.Second
+
 // tick lets time pass.
 func (c *core) tick(now time.Duration) {
+	c.steady += min(now-c.now, pauseMost)
 	c.now = now
 	c.ticks++
 	if c.leaves != 0 && c.ticks >= c.leaves && c.failed == nil {

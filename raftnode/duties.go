@@ -130,9 +130,9 @@ func (c *core) lease() {
 func (c *core) ended(old map[any]leaseSeen, key any, renewals uint64, lease time.Duration) bool {
 	seen, ok := old[key]
 	if !ok || seen.renewals != renewals {
-		seen = leaseSeen{renewals: renewals, since: c.now}
+		seen = leaseSeen{renewals: renewals, since: c.steady}
 	}
-	end := !seen.asked && c.now-seen.since > lease
+	end := !seen.asked && c.steady-seen.since > lease
 	seen.asked = seen.asked || end
 	c.leases[key] = seen
 	return end

@@ -67,7 +67,7 @@ func (s *sim) report(t *testing.T) {
 // settle heals everything and waits until the group is one again.
 func (s *sim) settle() {
 	clear(s.cut)
-	s.loss, s.delay, s.sql.down = 0, 1, false
+	s.loss, s.delay, s.sql.down, s.crashes = 0, 1, false, false
 	for _, n := range s.each() {
 		if n.core == nil && !n.gone {
 			n.start()
@@ -131,6 +131,7 @@ func (s *sim) chaos(ticks int) { s.chaosOf(ticks, func(int) bool { return true }
 
 // chaosOf is chaos with the events that which lets happen.
 func (s *sim) chaosOf(ticks int, which func(event int) bool) {
+	s.crashes = true
 	nodes := s.each()
 	for range ticks {
 		n := nodes[s.rand.IntN(len(nodes))]

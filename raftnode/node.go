@@ -40,6 +40,7 @@ type Node struct {
 	tasks     map[task]bool                // guarded by mu: under way
 	sessions  map[state.SessionKey]renewal // guarded by mu: this node's own
 	requests  uint64                       // guarded by mu: numbers given to requests
+	complaint string                       // guarded by mu: of the last task that failed
 	leased    bool                         // guarded by mu: what the consumers were told
 }
 

@@ -205,7 +205,7 @@ func TestP16MemberLosesItsDisk(t *testing.T) {
 // was committed is answered late, within the bound; when the others are back,
 // everything goes on.
 func TestP6QuorumLoss(t *testing.T) {
-	r := newRig(t)
+	r := newRig(t, func(r *rig) { r.late = 2 * time.Second })
 	second := r.grow(false, true)
 	check(t, r.nodes[0].Ready())
 	second.kill()
@@ -216,7 +216,6 @@ func TestP6QuorumLoss(t *testing.T) {
 		return nil
 	})
 	wantErr(t, r.nodes[0].Ready(), ErrNoQuorum, "cluster members")
-	r.nodes[0].o.Late = 100 * time.Millisecond
 	b := r.sql.commit(1)
 	err := r.nodes[0].zone.Announce(t.Context(), b)
 	wantErr(t, err, ErrLate, "may have happened")
@@ -233,7 +232,6 @@ func TestP6QuorumLoss(t *testing.T) {
 	if r.nodes[0].Leased() {
 		t.Error("leased without a quorum")
 	}
-	r.nodes[0].o.Late = DefaultLate
 	r.start(second)
 	check(t, second.zone.Wait(t.Context(), b.Ops[0].Rev))
 	check(t, r.nodes[0].zone.Fresh(t.Context()))

@@ -29,8 +29,9 @@ type Options struct {
 	Late time.Duration
 	Log  *slog.Logger // nil: none
 
-	timing timing // of tests; zero: defaultTiming
-	known  uint16 // of tests of upgrades; 0: state.Version
+	timing      timing // of tests; zero: defaultTiming
+	known       uint16 // of tests of upgrades; 0: state.Version
+	shortLeases bool   // tests do not wait for long ones
 }
 
 // DefaultLate is how long an answer of the group is waited for. It is longer

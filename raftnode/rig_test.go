@@ -198,6 +198,7 @@ type rig struct {
 	t     testing.TB
 	sql   *fakeSQL
 	nodes []*rigNode
+	late  time.Duration // Options.Late
 }
 
 // testTiming is quicker than the default: tests are on one machine.
@@ -221,9 +222,12 @@ func checkGoroutines(t testing.TB) {
 }
 
 // newRig makes a group of one node; grow adds others.
-func newRig(t testing.TB) *rig {
+func newRig(t testing.TB, change ...func(*rig)) *rig {
 	checkGoroutines(t)
 	r := &rig{t: t, sql: newFakeSQL()}
+	for _, c := range change {
+		c(r)
+	}
 	t.Cleanup(func() {
 		for _, n := range r.nodes {
 			n.end(t)
@@ -267,7 +271,7 @@ func (r *rig) options(n *rigNode) Options {
 	}
 	log := slog.New(slog.NewTextHandler(&testWriter{t: r.t, who: id.Name}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	o := Options{
-		Dir: n.dir, Truth: r.sql, Log: log, timing: testTiming,
+		Dir: n.dir, Truth: r.sql, Log: log, Late: r.late, timing: testTiming, shortLeases: true,
 		Network: &transport.Config{ID: id.ID, Group: id.Group, Listen: n.addr, Certs: loader, Log: log},
 	}
 	if id.Witness {

@@ -28,7 +28,8 @@ type sim struct {
 	wire     []parcel
 	cut      map[[2]state.NodeID]bool // from, to
 	loss     float64
-	delay    int // ticks, at most
+	crashes  bool // machines stop in the middle of their work, too
+	delay    int  // ticks, at most
 	sql      simSQL
 	hashes   map[uint64][32]byte // of the state after each index
 	acked    meta.Rev            // the highest that was acknowledged
@@ -184,8 +185,14 @@ func (n *simNode) drive() {
 		if w.first {
 			n.send(w.msgs)
 		}
+		if n.dies(w) {
+			return
+		}
 		if w.write != nil {
 			_ = n.disk.save(w.write)
+		}
+		if n.dies(w) {
+			return
 		}
 		if !w.first {
 			n.send(w.msgs)
@@ -201,6 +208,15 @@ func (n *simNode) drive() {
 			_ = n.disk.save(w)
 		}
 	}
+}
+
+// dies lets the machine of a node stop now and then in the middle of its work.
+func (n *simNode) dies(w *work) bool {
+	if w.write == nil || !n.s.crashes || len(n.s.nodes) == 1 || n.s.rand.IntN(300) > 0 {
+		return false
+	}
+	n.stop(true)
+	return true
 }
 
 // check compares the node's state with that of the others at the same index,
@@ -272,16 +288,14 @@ func (s *sim) step() {
 		if err := proto.Unmarshal(p.data, m); err != nil {
 			panic(err)
 		}
-		n := s.nodes[state.NodeID(m.GetTo())]
-		if n.core == nil || s.cut[[2]state.NodeID{state.NodeID(m.GetFrom()), n.id}] {
-			continue
+		n, status := s.nodes[state.NodeID(m.GetTo())], raft.SnapshotFailure
+		if n.core != nil && !s.cut[[2]state.NodeID{state.NodeID(m.GetFrom()), n.id}] {
+			n.core.step(m)
+			n.drive()
+			status = raft.SnapshotFinish
 		}
-		n.core.step(m)
-		n.drive()
-		if n.core != nil && m.GetType() == pb.MsgSnap {
-			if from := s.nodes[state.NodeID(m.GetFrom())]; from.core != nil {
-				from.core.rn.ReportSnapshot(uint64(n.id), raft.SnapshotFinish)
-			}
+		if from := s.nodes[state.NodeID(m.GetFrom())]; m.GetType() == pb.MsgSnap && from.core != nil {
+			from.core.rn.ReportSnapshot(uint64(n.id), status)
 		}
 	}
 	for _, n := range s.each() {
@@ -359,11 +373,11 @@ func (n *simNode) announce(ops []meta.Committed, node state.NodeID) *call {
 	hash := sha256.Sum256(fmt.Append(nil, last))
 	cl := newCall(&state.Announce{Zone: simZone, Epoch: n.s.sql.epoch, Span: state.Span{First: first, Last: last, Ops: ops, Node: node, Hash: hash, Durable: last}})
 	cl.until = prefixWait{simZone, last, n.s.sql.epoch}
-	n.core.propose(cl)
-	n.drive()
 	if node == 0 {
 		n.s.calls = append(n.s.calls, &simCall{n, n.core, last, cl})
 	}
+	n.core.propose(cl)
+	n.drive()
 	return cl
 }
 

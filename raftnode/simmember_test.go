@@ -54,9 +54,9 @@ func (a *changing) tick() {
 		m := *n.core.st.Members[learners[0]]
 		m.Role = state.Voter
 		a.propose(n, []*pb.ConfChangeSingle{single(pb.ConfChangeAddNode, m.ID)}, &state.SetMember{Member: m})
-	case r == 2 && len(voters) > 3:
+	case r == 2 && len(voters) > 1 && len(voters)+len(learners) > 2: // alone it would not sync: that is another test's
 		a.remove(n, voters[a.s.rand.IntN(len(voters))])
-	case r == 3 && len(voters) > 4:
+	case r == 3 && len(voters) > 2 && len(voters)+len(learners) > 3:
 		i := a.s.rand.IntN(len(voters) - 1)
 		a.remove(n, voters[i], voters[i+1])
 	}
@@ -123,7 +123,7 @@ func TestMembershipSimulation(t *testing.T) {
 		s.report(t)
 		done += a.done
 	}
-	if want := 5 * len(seeds(t, 40)); done < want {
+	if want := 3 * len(seeds(t, 40)); done < want {
 		t.Errorf("%d changes in all, at least %d were expected", done, want)
 	}
 }
@@ -132,7 +132,7 @@ func TestMembershipSimulation(t *testing.T) {
 // were away learn it from the transport, which is not here.
 func (s *sim) expel() {
 	clear(s.cut)
-	s.loss, s.delay, s.sql.down = 0, 1, false
+	s.loss, s.delay, s.sql.down, s.crashes = 0, 1, false, false
 	for _, n := range s.each() {
 		if n.core == nil && !n.gone {
 			n.start()

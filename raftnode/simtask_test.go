@@ -42,6 +42,9 @@ func (n *simNode) goOn(t *simTask) bool {
 		}
 		t.begun = true
 		n.begin(t)
+		if n.core == nil {
+			return true
+		}
 	}
 	for _, cl := range t.calls {
 		if !cl.finished() {

@@ -31,7 +31,7 @@ func (n *Node) doTask(ctx context.Context, t task) {
 		err = n.fence(bounded, t)
 	}
 	if err != nil && ctx.Err() == nil {
-		n.log.Warn("the group and SQL were not brought together; tried again", "task", t.kind.String(), "zone", t.zone, "err", err)
+		n.complain(t, err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(taskRetry):
@@ -40,6 +40,17 @@ func (n *Node) doTask(ctx context.Context, t task) {
 	n.mu.Lock()
 	delete(n.tasks, t)
 	n.mu.Unlock()
+}
+
+// complain logs why a task did not work, once for each reason in a row.
+func (n *Node) complain(t task, err error) {
+	n.mu.Lock()
+	again := n.complaint == err.Error()
+	n.complaint = err.Error()
+	n.mu.Unlock()
+	if !again {
+		n.log.Warn("the group and SQL were not brought together; tried again", "task", t.kind.String(), "zone", t.zone, "err", err)
+	}
 }
 
 func (k taskKind) String() string {

@@ -281,3 +281,20 @@ func TestUncheckedAfterOrderlyClose(t *testing.T) {
 		t.Errorf("an open file is marked as closed: %v", err)
 	}
 }
+
+// BenchmarkSyncedUpdate is the floor of everything that a member writes before it
+// answers: one small value in one synced transaction.
+func BenchmarkSyncedUpdate(b *testing.B) {
+	s, err := Open(filepath.Join(b.TempDir(), "raft.db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	value := bytes.Repeat([]byte{7}, 300)
+	b.ResetTimer()
+	for i := range b.N {
+		if err := s.Set(Entries, fmt.Appendf(nil, "%08d", i), value); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -147,18 +147,19 @@ func (p *peer) gather(m *pb.Message) (frame, error) {
 	return f, err
 }
 
-// sendSnapshot sends one on a stream of its own.
+// sendSnapshot sends one on a stream of its own. Raft must learn what became of
+// it, or it never sends another.
 func (t *Transport) sendSnapshot(p *peer, m *pb.Message) {
-	t.go1(func() {
-		err := status.Error(codes.Unavailable, "not a member")
-		if p != nil {
-			err = p.snapshot(m)
+	to := state.NodeID(m.GetTo())
+	if p == nil || !t.background(func() {
+		err := p.snapshot(m)
+		if err != nil && p.ctx.Err() == nil {
+			t.log.Warn("a snapshot was not sent", "node", to, "err", err)
 		}
-		if err != nil && (p == nil || p.ctx.Err() == nil) {
-			t.log.Warn("a snapshot was not sent", "node", state.NodeID(m.GetTo()), "err", err)
-		}
-		t.h.SnapshotSent(state.NodeID(m.GetTo()), err == nil)
-	})
+		t.h.SnapshotSent(to, err == nil)
+	}) {
+		t.h.SnapshotSent(to, false)
+	}
 }
 
 // snapshot sends a snapshot in chunks, as fast as the receiver takes them, and

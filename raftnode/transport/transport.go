@@ -172,13 +172,16 @@ func (t *Transport) Send(m *pb.Message) {
 	}
 }
 
-// go1 runs f in a goroutine that Serve waits for.
-func (t *Transport) go1(f func()) {
+// background runs f in a goroutine that Serve waits for, and reports whether it
+// did: not before Serve, nor after.
+func (t *Transport) background(f func()) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.ctx != nil && t.ctx.Err() == nil {
-		t.work.Go(f)
+	if t.ctx == nil || t.ctx.Err() != nil {
+		return false
 	}
+	t.work.Go(f)
+	return true
 }
 
 // dial makes a connection that is made anew by itself.
