@@ -64,6 +64,9 @@ func newNode(o Options, id *Identity, store *kv.Store) *Node {
 // and unsynced writes wait for it.
 const aloneTick = 200 * time.Millisecond
 
+// idleTicks is after how many ticks a member writes what nobody waits for.
+const idleTicks = 10
+
 // Run drives the node until ctx ends or the node cannot go on: then it returns
 // ErrRemoved, what the disk said, or what it does not know (state.ErrNewer). It
 // is called once. Everything that the node was asked for waits for Run, but
@@ -118,7 +121,9 @@ func (n *Node) tick(ctx context.Context, work *sync.WaitGroup) time.Duration {
 	n.renewSessions()
 	n.keepLease()
 	n.pump(pumpForever)
-	n.writeIdle()
+	if n.core.alone || n.core.ticks%idleTicks == 0 {
+		n.writeIdle()
+	}
 	for _, t := range n.core.todo() {
 		if !n.tasks[t] {
 			n.tasks[t] = true

@@ -13,7 +13,7 @@ import (
 
 // Bounds of what is under way.
 const (
-	proposalsMost = 8      // entries of this member that are not applied yet
+	proposalsMost = 1      // entries of this member under way: what comes meanwhile shares the next (ADR 0007)
 	callsMost     = 16_384 // commands that wait for their entry; more are refused
 )
 
@@ -89,7 +89,7 @@ func (c *core) propose(cl *call) {
 // flush makes entries of what has gathered.
 func (c *core) flush() {
 	p := &c.props
-	for len(p.queue) > 0 && len(p.out) < proposalsMost && (c.lead != 0 || len(p.out) == 0) {
+	for len(p.queue) > 0 && len(p.out) < proposalsMost {
 		n := take(p.queue)
 		calls := p.queue[:n:n]
 		p.queue = p.queue[n:]
