@@ -17,13 +17,16 @@ import (
 type handler struct{ n *Node }
 
 // Receive implements transport.Handler.
-func (h handler) Receive(m *pb.Message) {
+func (h handler) Receive(msgs []*pb.Message) {
 	h.n.mu.Lock()
 	defer h.n.mu.Unlock()
-	if h.n.core.failed == nil {
-		h.n.core.step(m)
-		h.n.pump(pumpOwn)
+	if h.n.core.failed != nil {
+		return
 	}
+	for _, m := range msgs {
+		h.n.core.step(m)
+	}
+	h.n.pump(pumpOwn)
 }
 
 // Unreachable implements transport.Handler.

@@ -201,8 +201,8 @@ type rig struct {
 	late  time.Duration // Options.Late
 }
 
-// testTiming is quicker than the default: tests are on one machine.
-var testTiming = timing{tick: 10 * time.Millisecond, election: 20, heartbeat: 2, gap: 1}
+// testTiming has short ticks, and patience with a machine that is busy.
+var testTiming = timing{tick: 10 * time.Millisecond, election: 50, heartbeat: 3, gap: 1}
 
 // checkGoroutines compares the goroutines at the test's end with those now.
 func checkGoroutines(t testing.TB) {
@@ -224,7 +224,7 @@ func checkGoroutines(t testing.TB) {
 // newRig makes a group of one node; grow adds others.
 func newRig(t testing.TB, change ...func(*rig)) *rig {
 	checkGoroutines(t)
-	r := &rig{t: t, sql: newFakeSQL()}
+	r := &rig{t: t, sql: newFakeSQL(), late: 20 * time.Second}
 	for _, c := range change {
 		c(r)
 	}

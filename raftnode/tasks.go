@@ -3,6 +3,7 @@ package raftnode
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"nexusfs/meta"
@@ -114,7 +115,7 @@ func (n *Node) agree(ctx context.Context, zone string) error {
 			return err
 		}
 	}
-	return n.awaitPrefix(ctx, zone, head.Rev)
+	return n.awaitPrefix(ctx, "announce", zone, head.Rev)
 }
 
 // Agree is for whoever notices that SQL may have lost its tail: after every new
@@ -130,16 +131,20 @@ func (z *Zone) Agree(ctx context.Context) error {
 	return nil
 }
 
-func (n *Node) awaitPrefix(ctx context.Context, zone string, rev meta.Rev) error {
+// awaitPrefix waits until a zone's prefix has reached rev here.
+func (n *Node) awaitPrefix(ctx context.Context, op, zone string, rev meta.Rev) error {
 	cl := newCall(nil)
 	cl.until = prefixWait{zone: zone, rev: rev}
 	n.mu.Lock()
 	n.core.awaitPrefix(cl)
 	n.mu.Unlock()
-	if err := n.await(ctx, "announce", cl.done); err != nil {
+	if err := n.await(ctx, op, cl.done); err != nil {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.core.waits[zone] = slices.DeleteFunc(n.core.waits[zone], func(w *call) bool { return w == cl })
 		return err
 	}
-	return outcome("announce", cl)
+	return outcome(op, cl)
 }
 
 // announceRange announces operations that SQL has. Those that it has no records

@@ -131,21 +131,13 @@ func (z *Zone) Fresh(ctx context.Context) error {
 // Wait returns when the prefix has reached rev here and the consumer has taken
 // it; what is missing below is read from SQL (P9). Errors as those of Fresh.
 func (z *Zone) Wait(ctx context.Context, rev meta.Rev) error {
-	cl := newCall(nil)
-	cl.until = prefixWait{zone: z.name, rev: rev}
-	z.n.mu.Lock()
-	z.n.core.awaitPrefix(cl)
-	z.n.mu.Unlock()
-	if !cl.finished() {
+	if z.Prefix() < rev {
 		// Nobody may have announced it, so that nobody misses it.
 		if err := z.n.agree(ctx, z.name); err != nil {
 			return refused("wait for a revision", err)
 		}
 	}
-	if err := z.n.await(ctx, "wait for a revision", cl.done); err != nil {
-		return err
-	}
-	if err := outcome("wait for a revision", cl); err != nil {
+	if err := z.n.awaitPrefix(ctx, "wait for a revision", z.name, rev); err != nil {
 		return err
 	}
 	return z.taken(ctx, rev)

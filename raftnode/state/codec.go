@@ -6,7 +6,7 @@ import (
 )
 
 // codec writes or reads one value: a type describes its fields once, in code,
-// and both directions follow. Integers are varints, strings and lists are
+// and both directions follow. Writing leaves the value alone: others may read it. Integers are varints, strings and lists are
 // preceded by their length.
 type codec struct {
 	b    []byte // what is written, or what is left to read
@@ -57,8 +57,9 @@ func (c *codec) bool(v *bool) {
 	if *v {
 		x = 1
 	}
-	unsigned(c, &x)
-	*v = x == 1
+	if unsigned(c, &x); c.read {
+		*v = x == 1
+	}
 	if x > 1 {
 		c.damaged()
 	}

@@ -48,7 +48,7 @@ func (o *LockOwner) code(c *codec) {
 }
 
 // FileLock is a lock that is held or waited for. Start and End are bytes, both
-// inside the lock.
+// inside the lock; a flock has all of them.
 type FileLock struct {
 	LockOwner
 	Handle     uint64 // the open file through which it was taken
@@ -70,9 +70,6 @@ func (l *FileLock) code(c *codec) {
 	signed(c, &l.Since)
 	l.Request.code(c)
 	unsigned(c, &l.Token)
-	if c.read && l.End < l.Start {
-		c.damaged()
-	}
 }
 
 // conflicts reports whether two locks cannot be held at the same time.
@@ -240,8 +237,11 @@ func (l *Lock) code(c *codec) {
 
 func (l *Lock) apply(a *applier) Result {
 	se := a.live(SessionKey{l.Zone, l.Session})
-	if se == nil || se.Node != a.entry.Client {
+	switch {
+	case se == nil || se.Node != a.entry.Client:
 		return Result{Code: NoSession}
+	case l.Kind > OFD || l.End < l.Start || l.End > LockEnd:
+		return Result{Code: Conflict}
 	}
 	f := a.Files[l.FileKey]
 	if f == nil {

@@ -2,7 +2,7 @@ package state
 
 import "nexusfs/meta"
 
-// code describes an operation as it travels: what other nodes need to bring
+// codeOp describes an operation as it travels: what other nodes need to bring
 // their caches up to date. The actor, the before-images and the values of
 // extended attributes stay in SQL. Without after-images (what was read back
 // from its record) Attrs is nil, and the inodes are merely named.
@@ -13,7 +13,9 @@ func codeOp(c *codec, op *meta.Committed) {
 	ch := op.Change
 	signed(c, &op.Rev)
 	codeRecord(c, &ch.Record)
-	ch.Record.Rev = op.Rev
+	if c.read {
+		ch.Record.Rev = op.Rev
+	}
 	known := len(op.Attrs) == len(ch.Inodes) && len(op.Attrs) > 0
 	c.bool(&known)
 	if known {

@@ -71,9 +71,11 @@ func (s *Span) code(c *codec) {
 	list(c, &s.Ops, codeOp)
 	c.hash(&s.Hash)
 	signed(c, &s.Durable)
-	if c.read && (s.Last < s.First || len(s.Ops) > 0 && int64(len(s.Ops)) != int64(s.Last-s.First)+1) {
-		c.damaged()
-	}
+}
+
+// valid reports whether the span is a run of revisions, told wholly or not.
+func (s *Span) valid() bool {
+	return s.First > 0 && s.First <= s.Last && (len(s.Ops) == 0 || int64(len(s.Ops)) == int64(s.Last-s.First)+1)
 }
 
 // Gap returns the first run of revisions that is missing below what was
@@ -111,6 +113,8 @@ func (n *Announce) apply(a *applier) Result {
 		return Result{Code: NotFound}
 	case n.Epoch != z.Epoch:
 		return Result{Code: WrongEpoch}
+	case !n.valid():
+		return Result{Code: Conflict}
 	}
 	if n.Node == 0 {
 		n.Node = a.entry.Client

@@ -114,8 +114,8 @@ func serveMessages(srv any, s grpc.ServerStream) error {
 				return status.Errorf(codes.PermissionDenied, "a message of %v to %v came from %v to %v",
 					state.NodeID(m.GetFrom()), state.NodeID(m.GetTo()), id, t.cfg.ID)
 			}
-			t.h.Receive(m)
 		}
+		t.h.Receive(msgs)
 	}
 }
 
@@ -152,7 +152,7 @@ func serveSnapshot(srv any, s grpc.ServerStream) error {
 		return status.Error(codes.DataLoss, "the snapshot was damaged on its way")
 	}
 	msgs[0].Snapshot.Data = data
-	t.h.Receive(msgs[0])
+	t.h.Receive(msgs)
 	return s.SendMsg(&frame{})
 }
 

@@ -41,8 +41,8 @@ const (
 // Handler is who the messages are for. Its methods are called by many
 // goroutines.
 type Handler interface {
-	// Receive takes a message whose sender was checked.
-	Receive(m *pb.Message)
+	// Receive takes messages that came together; their sender was checked.
+	Receive(msgs []*pb.Message)
 	// Unreachable says that a message to a node was dropped.
 	Unreachable(id state.NodeID)
 	// SnapshotSent says what became of a snapshot that was to be sent.

@@ -44,10 +44,15 @@ func newHandler() *fakeHandler {
 	}
 }
 
-func (h *fakeHandler) Receive(m *pb.Message)                { h.got <- m }
 func (h *fakeHandler) Unreachable(id state.NodeID)          { h.unreachable <- id }
 func (h *fakeHandler) SnapshotSent(_ state.NodeID, ok bool) { h.snapshots <- ok }
 func (h *fakeHandler) WasRemoved()                          { h.told <- struct{}{} }
+
+func (h *fakeHandler) Receive(msgs []*pb.Message) {
+	for _, m := range msgs {
+		h.got <- m
+	}
+}
 
 func (h *fakeHandler) Removed(id state.NodeID) bool {
 	h.mu.Lock()
