@@ -58,8 +58,7 @@ type core struct {
 	leading bool
 	heard   map[state.NodeID]uint64 // tick of each member's last message
 
-	savedTerm, savedVote uint64 // of the HardState on disk
-	savedState           uint64 // index of the applied state on disk
+	savedState uint64 // index of the applied state on disk
 
 	truth      truthState
 	props      proposals
@@ -116,7 +115,7 @@ func newCore(cfg coreConfig, im *image) (*core, error) {
 	c.log = &raftLog{hard: im.hard, conf: im.conf, before: im.before, snap: c.snapshot, keep: logKeep, most: logMost}
 	c.log.append(im.entries)
 	c.log.saved = c.log.last()
-	c.savedTerm, c.savedVote, c.savedState = im.hard.GetTerm(), im.hard.GetVote(), st.Index
+	c.savedState = st.Index
 	c.setConf(im.conf)
 	c.rn, err = raft.NewRawNode(&raft.Config{
 		ID: uint64(cfg.id), ElectionTick: cfg.timing.election, HeartbeatTick: cfg.timing.heartbeat,
@@ -208,6 +207,9 @@ func (c *core) step(m *pb.Message) {
 		return // whoever asks asks again
 	}
 	c.heard[from] = c.ticks
+	if c.leavesBy(forwardedChange(m)) {
+		return
+	}
 	_ = c.rn.Step(m) // errors say that it came from nobody, or not in time
 	switch m.GetType() {
 	case pb.MsgApp, pb.MsgHeartbeat, pb.MsgSnap:
@@ -310,9 +312,16 @@ func (c *core) ready() *work {
 		voted = rd.HardState.GetTerm() != c.log.hard.GetTerm() || rd.HardState.GetVote() != c.log.hard.GetVote()
 		c.log.hard = rd.HardState
 	}
-	w.first = led && c.leading && !voted
-	if reset || voted || len(rd.Entries) > 0 && !c.alone {
-		w.write = c.save(reset, voted || !c.alone)
+	// A change of members that is committed must be known here for good before
+	// others are told: they may then leave, and without their votes this member
+	// could not find out again.
+	changed := slices.ContainsFunc(rd.CommittedEntries, func(e *pb.Entry) bool { return e.GetType() != pb.EntryNormal })
+	w.first = led && c.leading && !voted && !changed
+	if reset || voted || changed || len(rd.Entries) > 0 && !c.alone {
+		w.write = c.save(reset, voted || changed || !c.alone)
+		if voted || changed {
+			w.write.hard = c.log.hard
+		}
 	}
 	return w
 }
@@ -334,9 +343,6 @@ const stateEvery = 256
 func (c *core) save(reset, sync bool) *write {
 	w := &write{reset: reset, sync: sync, heads: c.news.heads}
 	c.news.heads = nil
-	if h := c.log.hard; h.GetTerm() != c.savedTerm || h.GetVote() != c.savedVote {
-		w.hard, c.savedTerm, c.savedVote = h, h.GetTerm(), h.GetVote()
-	}
 	if reset || !sync || c.st.Index >= c.savedState+stateEvery {
 		// Together, as of one moment: the state, the configuration in it, and a
 		// commit index that is not below it.
@@ -405,19 +411,23 @@ func (c *core) softState(s *raft.SoftState) {
 // apply applies a committed entry.
 func (c *core) apply(e *pb.Entry) error {
 	data := e.GetData()
-	switch e.GetType() {
-	case pb.EntryConfChange, pb.EntryConfChangeV2:
-		cc, err := confChange(e)
-		if err != nil {
+	var cc *pb.ConfChangeV2
+	if e.GetType() != pb.EntryNormal {
+		var err error
+		if cc, err = confChange(e); err != nil {
 			return err
 		}
-		c.setConf(c.rn.ApplyConfChange(cc))
-		c.news.members = true
 		data = cc.GetContext()
 	}
 	eff, err := c.st.Apply(e.GetIndex(), data)
 	if err != nil {
 		return fmt.Errorf("entry %d of the log: %w", e.GetIndex(), err)
+	}
+	// Raft's configuration follows the state: a change that the state refuses, or
+	// has made before, is none. The end of a joint change has no command.
+	if cc != nil && (len(data) == 0 || eff.Accepted()) {
+		c.setConf(c.rn.ApplyConfChange(cc))
+		c.news.members = true
 	}
 	if c.leading && c.truth.term == 0 && e.GetTerm() == c.log.hard.GetTerm() {
 		c.truth.term = e.GetTerm() // everything of earlier terms is applied

@@ -214,7 +214,7 @@ func crashOnce(t *testing.T, binary, dir, point string, nth int) meta.Rev {
 // TestDisksAgree: the store in a file and the simulation's hold the same after
 // the same writes.
 func TestDisksAgree(t *testing.T) {
-	for _, seed := range seeds(t, 20) {
+	for _, seed := range seeds(t, 10) {
 		s := newSim(seed, voters(3)...)
 		s.keep = 4
 		store, err := kv.OpenTemp(t.TempDir())

@@ -1,9 +1,11 @@
 package raftnode
 
 import (
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
 
 	"nexusfs/meta"
@@ -141,19 +143,64 @@ func (c *core) ended(old map[any]leaseSeen, key any, renewals uint64, lease time
 // handOver makes a witness that leads give leadership to the data node that is
 // furthest, as soon as one has everything (P17).
 func (c *core) handOver() {
-	if !c.witness || c.rn.BasicStatus().LeadTransferee != 0 {
+	if c.witness {
+		c.transferExcept(nil)
+	}
+}
+
+// transferExcept gives leadership to the voter with data that is furthest and is
+// heard of, and is none of those that leave.
+func (c *core) transferExcept(leave []state.NodeID) {
+	if c.rn.BasicStatus().LeadTransferee != 0 {
 		return
 	}
 	var best, match uint64
 	c.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr tracker.Progress) {
 		m := c.st.Members[state.NodeID(id)]
-		if m != nil && m.Role == state.Voter && typ == raft.ProgressTypePeer && pr.RecentActive && pr.Match > match {
+		if m != nil && m.Role == state.Voter && m.ID != c.id && typ == raft.ProgressTypePeer &&
+			pr.RecentActive && pr.Match > match && !slices.Contains(leave, m.ID) {
 			best, match = id, pr.Match
 		}
 	})
 	if best != 0 {
 		c.rn.TransferLeader(best)
 	}
+}
+
+// leavesBy reports whether a change of members removes this member while it
+// leads. It then hands over instead of proposing it: the leader of a change
+// must be one that stays, since those that leave end, and somebody who knows
+// that the change was made must not. Whoever proposes it tries again.
+func (c *core) leavesBy(cc *pb.ConfChangeV2) bool {
+	if !c.leading || cc == nil {
+		return false
+	}
+	var gone []state.NodeID
+	for _, ch := range cc.GetChanges() {
+		if ch.GetType() == pb.ConfChangeRemoveNode {
+			gone = append(gone, state.NodeID(ch.GetNodeId()))
+		}
+	}
+	if !slices.Contains(gone, c.id) {
+		return false
+	}
+	c.transferExcept(gone)
+	return true
+}
+
+// forwardedChange returns the change of members in a forwarded proposal.
+func forwardedChange(m *pb.Message) *pb.ConfChangeV2 {
+	if m.GetType() != pb.MsgProp {
+		return nil
+	}
+	for _, e := range m.GetEntries() {
+		if e.GetType() == pb.EntryConfChangeV2 {
+			if cc, err := confChange(e); err == nil {
+				return cc
+			}
+		}
+	}
+	return nil
 }
 
 // activate switches on what every member knows (P19).

@@ -194,7 +194,7 @@ func TestSimulation(t *testing.T) {
 		{"2+witness compacting", twoAndWitness(), 3},
 	} {
 		t.Run(shape.name, func(t *testing.T) {
-			for _, seed := range seeds(t, 60) {
+			for _, seed := range seeds(t, 25) {
 				s := newSim(seed, shape.members...)
 				s.keep = shape.keep
 				s.tracing = *oneSeed != 0
@@ -212,7 +212,7 @@ func TestSimulation(t *testing.T) {
 // operations; a new epoch begins above everything announced, and all nodes drop
 // what they had.
 func TestP15DatabaseLosesItsTail(t *testing.T) {
-	for _, seed := range seeds(t, 20) {
+	for _, seed := range seeds(t, 10) {
 		s := newSim(seed, voters(3)...)
 		s.chaos(200)
 		s.settle()

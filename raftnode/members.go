@@ -90,27 +90,19 @@ func (c *core) matches() map[uint64]uint64 {
 }
 
 // change proposes changes of members: one alone, or several at once by joint
-// consensus.
-func (n *Node) change(ctx context.Context, op string, changes []*pb.ConfChangeSingle, cmds ...state.Command) error {
-	n.mu.Lock()
-	calls := make([]*call, len(cmds))
-	for i, cmd := range cmds {
-		calls[i] = newCall(cmd)
+// consensus. One that is not made within the bound is given up, unless it is in
+// the log already.
+func (n *Node) change(ctx context.Context, op string, changes []*pb.ConfChangeSingle, cmd state.Command) error {
+	cl := newCall(cmd)
+	cl.change = &pb.ConfChangeV2{Changes: changes}
+	n.submit(cl)
+	if err := n.await(ctx, op, cl.done); err != nil {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		cl.gone = true
+		return err
 	}
-	calls[0].change = &pb.ConfChangeV2{Changes: changes}
-	calls[0].with = calls[1:]
-	n.core.propose(calls[0])
-	n.pump(pumpOwn)
-	n.mu.Unlock()
-	for _, cl := range calls {
-		if err := n.await(ctx, op, cl.done); err != nil {
-			return err
-		}
-		if err := outcome(op, cl); err != nil {
-			return err // where the first was not taken, the others never come
-		}
-	}
-	return nil
+	return outcome(op, cl)
 }
 
 func single(t pb.ConfChangeType, id state.NodeID) *pb.ConfChangeSingle {
@@ -212,10 +204,10 @@ func (n *Node) askLeader(ctx context.Context, op, method string, id state.NodeID
 }
 
 // Remove ends memberships for good, all at once. The nodes' sessions end as if
-// they had died. A removed node learns it from the others.
+// they had died. A removed node learns it from the others; one that leads hands
+// over first. KindInvalid: no voter with data would be left.
 func (n *Node) Remove(ctx context.Context, ids ...state.NodeID) error {
 	var changes []*pb.ConfChangeSingle
-	var cmds []state.Command
 	n.mu.Lock()
 	for _, id := range ids {
 		if n.core.st.Members[id] == nil {
@@ -223,19 +215,18 @@ func (n *Node) Remove(ctx context.Context, ids ...state.NodeID) error {
 			return meta.E("remove", 0, id.String(), meta.KindNotExist, nil)
 		}
 		changes = append(changes, single(pb.ConfChangeRemoveNode, id))
-		cmds = append(cmds, &state.RemoveMember{ID: id})
 	}
-	left := len(n.core.voters[0])
-	for _, id := range ids {
-		if _, votes := n.core.voters[0][uint64(id)]; votes {
-			left--
+	left := 0
+	for id, m := range n.core.st.Members {
+		if m.Role == state.Voter && !slices.Contains(ids, id) {
+			left++
 		}
 	}
 	n.mu.Unlock()
-	if len(cmds) == 0 || left == 0 {
-		return meta.E("remove", 0, "", meta.KindInvalid, fmt.Errorf("a group keeps one voter at least: promote another member first"))
+	if len(ids) == 0 || left == 0 {
+		return meta.E("remove", 0, "", meta.KindInvalid, fmt.Errorf("a group keeps one voter with data at least: promote another member first"))
 	}
-	return n.change(ctx, "remove", changes, cmds...)
+	return n.change(ctx, "remove", changes, &state.RemoveMembers{IDs: ids})
 }
 
 // Transfer gives leadership to a voter. It returns when that one leads as far

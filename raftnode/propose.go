@@ -21,13 +21,12 @@ const (
 type call struct {
 	cmd    state.Command
 	change *pb.ConfChangeV2 // rides along, in an entry of its own
-	with   []*call          // that share this entry with a change
 	until  prefixWait       // what must be so, besides, before it is answered
 	file   state.FileKey    // where a lock's request is
 	name   string
 	done   chan struct{}
 	placed chan struct{} // not nil: closed when the request waits in its queue
-	gone   bool          // nobody waits any more: a lock is not wanted
+	gone   bool          // nobody waits any more: a lock, or a change of members, is not wanted
 	result state.Result
 	err    error
 }
@@ -67,9 +66,20 @@ type proposal struct {
 }
 
 type proposals struct {
-	queue []*call
-	seq   uint64
-	out   map[uint64]*proposal
+	queue   []*call
+	changes []*call // of members: one at a time, in nobody's way
+	seq     uint64
+	out     map[uint64]*proposal
+}
+
+// under returns how many entries are under way that change members, or do not.
+func (p *proposals) under(change bool) (n int) {
+	for _, one := range p.out {
+		if (one.change != nil) == change {
+			n++
+		}
+	}
+	return n
 }
 
 // propose takes a call in. What gathers until ready becomes one entry.
@@ -81,6 +91,8 @@ func (c *core) propose(cl *call) {
 		cl.finish(state.Result{}, ErrRemoved)
 	case len(c.props.queue) >= callsMost:
 		cl.finish(state.Result{Code: state.Full}, nil)
+	case cl.change != nil:
+		c.props.changes = append(c.props.changes, cl)
 	default:
 		c.props.queue = append(c.props.queue, cl)
 	}
@@ -89,7 +101,7 @@ func (c *core) propose(cl *call) {
 // flush makes entries of what has gathered.
 func (c *core) flush() {
 	p := &c.props
-	for len(p.queue) > 0 && len(p.out) < proposalsMost {
+	for len(p.queue) > 0 && p.under(false) < proposalsMost {
 		n := take(p.queue)
 		calls := p.queue[:n:n]
 		p.queue = p.queue[n:]
@@ -98,20 +110,24 @@ func (c *core) flush() {
 		}
 		c.entry(calls)
 	}
+	for len(p.changes) > 0 && p.under(true) == 0 {
+		one := p.changes[0]
+		p.changes = p.changes[1:]
+		if !one.gone {
+			c.entry([]*call{one})
+		}
+	}
 }
 
 // take returns how many of the calls make one entry.
 func take(queue []*call) int {
 	size := 0
 	for i, cl := range queue {
-		if i > 0 && (cl.change != nil || queue[0].change != nil || i == state.MaxCommands) {
-			return i
-		}
 		size += 64
 		if a, ok := cl.cmd.(*state.Announce); ok {
 			size += 512 * len(a.Ops)
 		}
-		if i > 0 && size > state.MaxEntry/4 {
+		if i > 0 && (i == state.MaxCommands || size > state.MaxEntry/4) {
 			return i
 		}
 	}
@@ -120,9 +136,6 @@ func take(queue []*call) int {
 
 // entry proposes the calls as one entry.
 func (c *core) entry(calls []*call) {
-	if with := calls[0].with; with != nil {
-		calls = append(calls[:1:1], with...)
-	}
 	e := state.Entry{Version: c.st.Version, Client: c.id, Incarnation: c.incarnation, Seq: c.props.seq + 1, Low: c.low(), Time: c.wall()}
 	for _, cl := range calls {
 		e.Commands = append(e.Commands, cl.cmd)
@@ -157,7 +170,9 @@ func (c *core) low() uint64 {
 func (c *core) attempt(p *proposal) {
 	p.at = c.ticks
 	if p.change != nil {
-		_ = c.rn.ProposeConfChange(p.change)
+		if !c.leavesBy(p.change) {
+			_ = c.rn.ProposeConfChange(p.change)
+		}
 		return
 	}
 	_ = c.rn.Propose(p.data)
@@ -167,7 +182,12 @@ func (c *core) attempt(p *proposal) {
 // again for read indexes.
 func (c *core) retry() {
 	for _, seq := range slices.Sorted(maps.Keys(c.props.out)) {
-		if p := c.props.out[seq]; c.ticks-p.at >= uint64(c.t.election) {
+		p := c.props.out[seq]
+		switch {
+		case c.ticks-p.at < uint64(c.t.election):
+		case p.change != nil && p.calls[0].gone:
+			delete(c.props.out, seq) // should it come yet, it counts for nothing
+		default:
 			c.attempt(p)
 		}
 	}
@@ -310,6 +330,7 @@ func (c *core) stop(err error) {
 		finishAll(p.calls, err)
 	}
 	finishAll(c.props.queue, err)
+	finishAll(c.props.changes, err)
 	for _, cl := range c.waiting {
 		cl.finish(state.Result{}, err)
 	}
@@ -320,7 +341,7 @@ func (c *core) stop(err error) {
 	clear(c.props.out)
 	clear(c.waiting)
 	clear(c.waits)
-	c.props.queue = nil
+	c.props.queue, c.props.changes = nil, nil
 }
 
 func finishAll(calls []*call, err error) {

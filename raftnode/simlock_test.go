@@ -186,7 +186,7 @@ func TestNamedLocksAreLinearizable(t *testing.T) {
 	}{{"3", voters(3), 0}, {"2+witness compacting", twoAndWitness(), 4}} {
 		t.Run(shape.name, func(t *testing.T) {
 			granted := 0
-			for _, seed := range seeds(t, 30) {
+			for _, seed := range seeds(t, 12) {
 				s := newSim(seed, shape.members...)
 				s.keep = shape.keep
 				users := map[state.NodeID]*simLock{}
@@ -220,7 +220,7 @@ func TestNamedLocksAreLinearizable(t *testing.T) {
 					t.Fatalf("seed %d: the history of %d operations is no mutex's: %v", seed, len(history), r)
 				}
 			}
-			if granted < 5*len(seeds(t, 30)) {
+			if granted < 5*len(seeds(t, 12)) {
 				t.Errorf("only %d locks were granted: the histories say little", granted)
 			}
 		})

@@ -172,7 +172,7 @@ const (
 	kindExpireNamed
 	kindBreakFile
 	kindSetMember
-	kindRemoveMember
+	kindRemoveMembers
 	kindAddToken
 	kindUseToken
 	kindActivate
@@ -190,7 +190,7 @@ func (k kind) make() Command {
 		kindCancel: func() Command { return new(Cancel) }, kindAcquire: func() Command { return new(Acquire) },
 		kindRenewNamed: func() Command { return new(RenewNamed) }, kindReleaseNamed: func() Command { return new(ReleaseNamed) },
 		kindExpireNamed: func() Command { return new(ExpireNamed) }, kindBreakFile: func() Command { return new(BreakFile) },
-		kindSetMember: func() Command { return new(SetMember) }, kindRemoveMember: func() Command { return new(RemoveMember) },
+		kindSetMember: func() Command { return new(SetMember) }, kindRemoveMembers: func() Command { return new(RemoveMembers) },
 		kindAddToken: func() Command { return new(AddToken) }, kindUseToken: func() Command { return new(UseToken) },
 		kindActivate: func() Command { return new(Activate) }, kindDescribeMember: func() Command { return new(DescribeMember) },
 	}

@@ -93,26 +93,34 @@ func (d *DescribeMember) apply(a *applier) Result {
 	return Result{}
 }
 
-// RemoveMember ends a membership for good. The node's sessions end by their
-// leases, as those of a node that died (P20).
-type RemoveMember struct{ ID NodeID }
+// RemoveMembers ends memberships for good, all of them or, if one is no member,
+// none. The nodes' sessions end by their leases, as those of a node that died
+// (P20).
+type RemoveMembers struct{ IDs []NodeID }
 
-func (*RemoveMember) kind() kind { return kindRemoveMember }
+func (*RemoveMembers) kind() kind { return kindRemoveMembers }
 
-func (r *RemoveMember) code(c *codec) { unsigned(c, &r.ID) }
+func (r *RemoveMembers) code(c *codec) {
+	list(c, &r.IDs, func(c *codec, id *NodeID) { unsigned(c, id) })
+}
 
-func (r *RemoveMember) apply(a *applier) Result {
-	m := a.Members[r.ID]
-	if m == nil {
-		return Result{Code: NotFound}
+func (r *RemoveMembers) apply(a *applier) Result {
+	for _, id := range r.IDs {
+		if a.Members[id] == nil {
+			return Result{Code: NotFound}
+		}
 	}
-	delete(a.Members, r.ID)
-	delete(a.clients, r.ID)
-	a.Removed[r.ID] = m.Address
+	for _, id := range r.IDs {
+		if m := a.Members[id]; m != nil {
+			a.Removed[id] = m.Address
+		}
+		delete(a.Members, id)
+		delete(a.clients, id)
+		a.touch(rowMember(id))
+		a.touch(rowClient(id))
+	}
 	a.out.Members = true
 	a.touch(rowMeta())
-	a.touch(rowMember(r.ID))
-	a.touch(rowClient(r.ID))
 	return Result{}
 }
 

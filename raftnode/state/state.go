@@ -91,6 +91,12 @@ type Effects struct {
 	Heads       []Head // confirmed: in prefix order, below the durable barrier (P33)
 	Ended       []SessionKey
 	Members     bool // the members changed
+	Ran         bool // the commands ran now; else the entry counts for nothing, or did before
+}
+
+// Accepted reports whether the entry's commands ran, and all of them held.
+func (e *Effects) Accepted() bool {
+	return e.Ran && !slices.ContainsFunc(e.Results, func(r Result) bool { return r.Code != OK })
 }
 
 // Grant answers a request that was waiting: it has its lock, or, with another
@@ -157,7 +163,7 @@ func (s *State) run(e *Entry) Effects {
 	}
 	s.Time = max(s.Time, e.Time)
 	a := applier{State: s, entry: e, out: &out}
-	out.Results = make([]Result, len(e.Commands))
+	out.Ran, out.Results = true, make([]Result, len(e.Commands))
 	for i, cmd := range e.Commands {
 		out.Results[i] = cmd.apply(&a)
 	}

@@ -197,7 +197,11 @@ func TestEntryCountsOnce(t *testing.T) {
 	if eff := g.entry(&old); eff.Results != nil {
 		t.Errorf("of a process that has ended: %+v", eff)
 	}
-	g.want(1, &RemoveMember{3}, OK)
+	g.want(1, &RemoveMembers{[]NodeID{3, 9}}, NotFound)
+	if len(g.Members) != 3 {
+		t.Errorf("half of a refused removal: %v", g.Members)
+	}
+	g.want(1, &RemoveMembers{[]NodeID{3}}, OK)
 	again := *e
 	again.Seq = 2
 	if eff := g.entry(&again); eff.Results != nil || len(g.Joins) != 0 {
