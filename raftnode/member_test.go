@@ -1,11 +1,15 @@
 package raftnode
 
 import (
+	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"nexusfs/meta"
+	"nexusfs/raftnode/certs"
 	"nexusfs/raftnode/state"
 )
 
@@ -212,5 +216,29 @@ func TestRejoinUnderANewIdentity(t *testing.T) {
 	check(t, second.zone.Wait(t.Context(), rev))
 	if n := len(second.Status().Members); n != 3 {
 		t.Errorf("%d members", n)
+	}
+}
+
+// TestCertificatesAreRenewed: nodes get new certificates while they run, from the
+// one that has the authority, itself included; new connections use them.
+func TestCertificatesAreRenewed(t *testing.T) {
+	r := newRig(t)
+	second := r.grow(false, true)
+	first := r.nodes[0]
+	before, err := os.ReadFile(filepath.Join(second.dir, certs.CertFile))
+	check(t, err)
+	check(t, second.RenewCertificate(t.Context(), first.id.ID))
+	check(t, first.RenewCertificate(t.Context(), first.id.ID))
+	after, err := os.ReadFile(filepath.Join(second.dir, certs.CertFile))
+	check(t, err)
+	if bytes.Equal(before, after) {
+		t.Error("the certificate is the old one")
+	}
+	r.announce(second, 1)
+	second.end(t)
+	r.start(second)
+	check(t, first.zone.Wait(t.Context(), r.announce(second, 1)))
+	if err := first.RenewCertificate(t.Context(), second.id.ID); err == nil {
+		t.Error("renewed by a node without the authority")
 	}
 }

@@ -42,6 +42,7 @@ type sim struct {
 	besides  func() // besides, at each tick
 	moments  int64
 	sessions int64
+	files    bool // the locks played with are on a file
 	requests uint64
 	tracing  bool
 }

@@ -31,6 +31,7 @@ type lockOp struct {
 // lockIn is an operation of porcupine's history.
 type lockIn struct {
 	kind    lockKind
+	file    bool // a lock on a file: its release says nothing
 	session int64
 	token   uint64 // of a release
 }
@@ -77,6 +78,8 @@ var lockModel = porcupine.NondeterministicModel{
 		case op.kind == acquireOp && got.code == state.OK && free && got.token > was.last:
 			return []any{lockState{op.session, got.token, got.token}}
 		case op.kind == acquireOp && got.code == state.WouldBlock && !free:
+			return []any{was}
+		case op.kind == releaseOp && op.file && got.code == state.OK && was.session != op.session:
 			return []any{was}
 		case op.kind == releaseOp && got.code == state.OK && was.session == op.session && was.token == op.token:
 			return []any{lockState{last: was.last}}
@@ -162,33 +165,51 @@ func (s *sim) useLock(n *simNode, u *simLock, record func(*lockOp, lockOut, int6
 	if s.rand.IntN(4) > 0 {
 		return
 	}
-	k := state.NameKey{Zone: simZone, Name: "m"}
-	op := &lockOp{in: lockIn{session: u.session}, since: s.moment(), core: n.core}
-	if u.held == 0 {
-		s.requests++
-		op.call = newCall(&state.Acquire{NameKey: k, Limit: 1, Holder: state.Holder{Session: u.session, Request: state.RequestID{Node: n.id, Num: s.requests}}})
-	} else {
+	op := &lockOp{in: lockIn{session: u.session, file: s.files}, since: s.moment(), core: n.core}
+	if u.held != 0 {
 		op.in.kind, op.in.token = releaseOp, u.held
-		op.call = newCall(&state.ReleaseNamed{NameKey: k, Token: u.held})
 	}
+	op.call = newCall(s.lockCommand(n, op.in))
 	u.under = op
 	n.core.propose(op.call)
 	n.drive()
 }
 
-// TestNamedLocksAreLinearizable: under random faults the history of a mutex is
-// that of a mutex, with tokens that only rise.
-func TestNamedLocksAreLinearizable(t *testing.T) {
+// lockCommand is an operation on the mutex: a named lock, or one on a file.
+func (s *sim) lockCommand(n *simNode, in lockIn) state.Command {
+	s.requests++
+	request := state.RequestID{Node: n.id, Num: s.requests}
+	name, file := state.NameKey{Zone: simZone, Name: "m"}, state.FileKey{Zone: simZone, Ino: 5}
+	l := lockOf(in.session, 1, 3, 7)
+	l.Request = request
+	switch {
+	case in.file && in.kind == acquireOp:
+		return &state.Lock{FileKey: file, FileLock: l}
+	case in.file:
+		return &state.Unlock{FileKey: file, LockOwner: l.LockOwner, Start: 0, End: state.LockEnd}
+	case in.kind == acquireOp:
+		return &state.Acquire{NameKey: name, Limit: 1, Holder: state.Holder{Session: in.session, Request: request}}
+	}
+	return &state.ReleaseNamed{NameKey: name, Token: in.token}
+}
+
+// TestLocksAreLinearizable: under random faults the history of a mutex, named or
+// on a file, is that of a mutex, with tokens that only rise.
+func TestLocksAreLinearizable(t *testing.T) {
 	for _, shape := range []struct {
 		name    string
 		members []state.Member
 		keep    int
-	}{{"3", voters(3), 0}, {"2+witness compacting", twoAndWitness(), 4}} {
+		files   bool
+	}{
+		{"named, 3", voters(3), 0, false}, {"named, 2+witness compacting", twoAndWitness(), 4, false},
+		{"files, 3", voters(3), 0, true}, {"files, 2+witness compacting", twoAndWitness(), 4, true},
+	} {
 		t.Run(shape.name, func(t *testing.T) {
 			granted := 0
 			for _, seed := range seeds(t, 12) {
 				s := newSim(seed, shape.members...)
-				s.keep = shape.keep
+				s.keep, s.files = shape.keep, shape.files
 				users := map[state.NodeID]*simLock{}
 				for id := range s.nodes {
 					users[id] = new(simLock)
