@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "$1")
 src=build/failpoints-src
-rooms="meta fusefs sqlssot content hooks cmd"
+rooms="meta fusefs sqlssot content hooks raftnode cmd"
 
 rm -rf "$src"
 mkdir -p "$src" "$(dirname "$out")"

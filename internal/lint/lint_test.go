@@ -48,6 +48,8 @@ func TestPlantedMistakes(t *testing.T) {
 		{"go-fuse beside its door", "cmd/nexusfs/x.go", `import _ "github.com/hanwen/go-fuse/v2/fuse"`, "whose door is"},
 		{"blake3 beside its door", "sqlssot/sqlite/x.go", `import _ "github.com/zeebo/blake3"`, "whose door is"},
 		{"sqlite beside its door", "hooks/x.go", `import _ "zombiezen.com/go/sqlite"`, "whose door is"},
+		{"raft beside its door", "cmd/nexusfs/x.go", `import _ "go.etcd.io/raft/v3"`, "whose door is"},
+		{"bbolt beside its door", "raftnode/x.go", `import _ "go.etcd.io/bbolt"`, "whose door is"},
 		{"a library without a door", "fusefs/x.go", `import _ "example.com/left-pad"`, "has no door"},
 		{"a package without a room", "util/x.go", `import _ "nexusfs/meta"`, "no room"},
 		{"test support in shipped code", "content/local/x.go", `import _ "nexusfs/content/contenttest"`, "test support"},
