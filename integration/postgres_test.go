@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nexusfs/integration/harness"
+	"nexusfs/internal/pgtest"
 )
 
 // TestPostgreSQL runs a database cluster on the mount: initdb, pgbench, a crash
@@ -22,15 +23,14 @@ import (
 func TestPostgreSQL(t *testing.T) {
 	harness.NeedRoot(t)
 	harness.NotShort(t)
-	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	bin, err := pgtest.Bin()
+	must(t, err)
 	owner, err := user.Lookup("postgres")
-	if len(bins) == 0 || err != nil {
-		t.Skip("PostgreSQL is not installed")
-	}
+	must(t, err)
 	uid, _ := strconv.ParseUint(owner.Uid, 10, 32)
 	gid, _ := strconv.ParseUint(owner.Gid, 10, 32)
 	m := harness.New(t, harness.Options{Args: []string{"-o", "allow_other"}})
-	pg := &cluster{t: t, bin: bins[len(bins)-1], uid: uint32(uid), gid: uint32(gid), base: filepath.Join(m.Dir, "pg"), sock: harness.Scratch(t)}
+	pg := &cluster{t: t, bin: bin, uid: uint32(uid), gid: uint32(gid), base: filepath.Join(m.Dir, "pg"), sock: harness.Scratch(t)}
 	for _, dir := range []string{mkdir(t, pg.base), pg.sock} {
 		must(t, os.Chown(dir, int(uid), int(gid)))
 	}

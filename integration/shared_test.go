@@ -205,3 +205,23 @@ func TestNothingGoesWhileTwoDaemonsLive(t *testing.T) {
 		}
 	}
 }
+
+// TestContentOfAKilledDaemonIsFreed: what was stored early for a file that
+// never came to its close goes when the zone is mounted alone again.
+func TestContentOfAKilledDaemonIsFreed(t *testing.T) {
+	m := harness.New(t, harness.Options{Database: true})
+	write(t, filepath.Join(m.Dir, "kept"), pattern(1, 9<<20))
+	f := open(t, filepath.Join(m.Dir, "lost"), os.O_CREATE|os.O_WRONLY)
+	_, err := f.Write(pattern(2, 24<<20))
+	must(t, err)
+	harness.Eventually(t, 30*time.Second, "content is stored early", func() bool { return diskUse(t, m.Content) > 25<<20 })
+	m.Kill9()
+	f.Close() // ENOTCONN: nobody is there
+	m.Restart()
+	harness.Eventually(t, 60*time.Second, "it is freed", func() bool { return diskUse(t, m.Content) < 14<<20 })
+	wantContent(t, filepath.Join(m.Dir, "kept"), pattern(1, 9<<20))
+	ended := decode(t, m.CLI("sql", "--json", m.Dir, "select count(*) as n from sessions where ended is null"))["n"]
+	if ended != 1.0 {
+		t.Errorf("%v sessions are open, want the living one", ended)
+	}
+}

@@ -39,12 +39,13 @@ type Options struct {
 	Agent      string // declared by whoever mounted; on every record
 	Task       string
 	ReadOnly   bool
-	Strict     bool          // durability level 'strict': every operation waits for the disk
-	Durable    bool          // Store.Commit returns when the batch is durable
-	Far        bool          // the store is a network away: directories are read ahead
-	SyncFirst  bool          // content is durable before a commit names it, at every level: nothing is ever taken back
-	Replaces   int64         // this daemon\'s session before this one, which is over, where there are Peers; 0: none
-	Lease      time.Duration // of the session, where there are Peers; 0: DefaultLease
+	Strict     bool                // durability level 'strict': every operation waits for the disk
+	Durable    bool                // Store.Commit returns when the batch is durable
+	Far        bool                // the store is a network away: directories are read ahead
+	SyncFirst  bool                // content is durable before a commit names it, at every level: nothing is ever taken back
+	Began      func(session int64) // told of each session that this daemon begins; nil: nobody wants to know
+	Replaces   int64               // this daemon\'s session before this one, which is over, where there are Peers; 0: none
+	Lease      time.Duration       // of the session, where there are Peers; 0: DefaultLease
 	Retention  RetentionPolicy
 	StageLimit int64            // bytes of staged writes in memory, 0: 64 MiB
 	StageAge   time.Duration    // staged writes older than this are committed, 0: 5 s

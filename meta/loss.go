@@ -98,7 +98,7 @@ func (fs *FS) replaceSession(ctx context.Context, known Rev) error {
 	info.Known, info.Replaces = known, fs.session.Load().number
 	number, epoch, _, err := fs.o.Sessions.Begin(ctx, info)
 	if err == nil {
-		fs.session.Store(&session{number, epoch})
+		fs.hold(number, epoch)
 	}
 	return err
 }

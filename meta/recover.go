@@ -48,7 +48,7 @@ func (fs *FS) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fs.session.Store(&session{number, epoch})
+	fs.hold(number, epoch)
 	if prev == nil || prev.Ended {
 		return nil
 	}
@@ -62,6 +62,14 @@ func (fs *FS) begin(ctx context.Context) error {
 	}
 	// gofail: var afterRecovery struct{}
 	return fs.o.Sessions.Recovered(ctx, number, fs.o.BootID)
+}
+
+// hold makes a session this daemon's.
+func (fs *FS) hold(number, epoch int64) {
+	fs.session.Store(&session{number, epoch})
+	if fs.o.Began != nil {
+		fs.o.Began(number)
+	}
 }
 
 // sessionInfo describes this daemon.

@@ -65,8 +65,10 @@ type Sessions interface {
 	// have lost operations records a recovery first, and skips their numbers (P15).
 	Begin(ctx context.Context, s SessionInfo) (session, epoch int64, prev *PrevSession, err error)
 	// Recovered records, durably, that a session which began after a loss of
-	// power has taken back what was torn. Until then the next Begin returns a
-	// PrevSession with the BootID from before the loss.
+	// power has taken back what was torn; where several daemons open the store,
+	// that what sessions before it left behind was tidied up. Until then the next
+	// Begin returns a PrevSession with the BootID from before the loss, or of such
+	// a session.
 	Recovered(ctx context.Context, session int64, bootID string) error
 	// End records the orderly end.
 	End(ctx context.Context, session int64) error

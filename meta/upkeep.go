@@ -2,6 +2,7 @@ package meta
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -244,6 +245,10 @@ func (fs *FS) moved(ctx context.Context, from, to Blob) error {
 	return nil
 }
 
+// errOthers ends a walk when other daemons come: what has no row may be about
+// to get one.
+var errOthers = errors.New("other daemons have the zone open")
+
 // leftoverStep is how many blobs without a row are looked at again at once.
 const leftoverStep = 1024
 
@@ -256,6 +261,9 @@ func (fs *FS) leftovers(ctx context.Context) {
 	var found []Blob
 	freed, looked := 0, 0
 	err := fs.o.Content.Walk(ctx, func(b Blob) error {
+		if fs.Shared() {
+			return errOthers
+		}
 		if looked++; looked%leftoverStep == 0 {
 			c := collector{fs: fs, pause: keepPause}
 			if !c.rest(ctx) {
@@ -272,9 +280,13 @@ func (fs *FS) leftovers(ctx context.Context) {
 		return nil
 	})
 	freed += fs.freeLeftovers(ctx, found)
-	if err != nil && ctx.Err() == nil {
+	if err == nil && fs.o.SyncFirst && !fs.Shared() {
+		err = fs.o.Sessions.Recovered(ctx, fs.session.Load().number, fs.o.BootID)
+	}
+	switch {
+	case ctx.Err() != nil || errors.Is(err, errOthers): // whoever has the zone alone next begins anew
+	case err != nil:
 		fs.log.Warn("looking for content that was never committed failed", "err", err)
-		return
 	}
 	if freed > 0 {
 		fs.log.Info("content that was stored and never committed was freed", "blobs", freed)

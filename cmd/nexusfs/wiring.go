@@ -84,8 +84,14 @@ func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
 		chain = append(chain, hooks.NewInvalidate(e.notifier), e.news)
 	}
 	var replaces int64
+	var began func(int64)
 	if p.remote && o.dir != "" {
 		replaces = o.dir.lastSession()
+		began = func(session int64) {
+			if err := o.dir.keepSession(session); err != nil {
+				o.log.Warn("the session could not be written down: after a kill the next mount waits for its lease", "err", err)
+			}
+		}
 	}
 	host, boot := identity()
 	e.fs = meta.New(meta.Options{
@@ -94,7 +100,7 @@ func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
 		Agent: o.mount.Agent, Task: o.mount.Task,
 		ReadOnly: o.readOnly || o.mount.ReadOnly,
 		Strict:   o.mount.Durability == "strict",
-		Durable:  p.remote && o.mount.Durability == "strict", SyncFirst: p.remote, Far: p.remote, Replaces: replaces,
+		Durable:  p.remote && o.mount.Durability == "strict", SyncFirst: p.remote, Far: p.remote, Replaces: replaces, Began: began,
 		Retention: meta.RetentionPolicy{
 			Off: o.mount.History.Off, MaxAge: o.mount.History.MaxAge, MaxVersions: o.mount.History.Versions,
 		},
@@ -104,11 +110,6 @@ func openEngine(ctx context.Context, o engineOptions) (_ *engine, err error) {
 		return nil, err
 	}
 	e.closers = append(e.closers, func() error { return e.fs.Close(context.Background()) })
-	if p.remote && o.dir != "" && !o.readOnly {
-		if err := o.dir.keepSession(e.fs.Status().Session); err != nil {
-			return nil, err
-		}
-	}
 	return e, nil
 }
 

@@ -63,9 +63,10 @@ const serverNow = `(extract(epoch FROM clock_timestamp()) * 1000000000)::bigint`
 // Begin implements meta.Sessions. A session without a lease (Lease 0) has the
 // zone to itself: it fences every other one, and is fenced by the next that
 // begins. Sessions with a lease live side by side: those whose lease has ended
-// are fenced, the others stay; the new one gets no PrevSession of theirs, for
-// what a loss of power tears on an embedded store is whole here (P22). See
-// Heartbeat for what it has to do.
+// are fenced, the others stay. What a loss of power tears on an embedded store is
+// whole here (P22), so the new one gets a PrevSession only to tidy up: the newest
+// that did not end in order, while nobody else lives, until Recovered says that
+// it was done. See Peers for what it has to do.
 //
 // It finds out first whether the server may have lost commits since the session
 // before, or is behind info.Known (loss.go, P15). Then it writes a recovery's
@@ -89,7 +90,7 @@ func (s *Store) Begin(ctx context.Context, info meta.SessionInfo) (session, epoc
 				return err
 			}
 		}
-		if err := s.newest(ctx, tx, &prev, &epoch); err != nil {
+		if err := s.newest(ctx, tx, "true", &prev, &epoch); err != nil {
 			return err
 		}
 		epoch++
@@ -118,18 +119,27 @@ func (s *Store) Begin(ctx context.Context, info meta.SessionInfo) (session, epoc
 			info.Lease, info.Started, s.zone, !s.o.Strict); err != nil {
 			return err
 		}
-		return s.sessionsChanged(ctx, tx)
-	})
-	if info.Lease != 0 && prev != nil && prev.Lease != 0 {
+		if err := s.sessionsChanged(ctx, tx); err != nil || info.Lease == 0 || prev == nil || prev.Lease == 0 {
+			return err
+		}
 		prev = nil
-	}
+		return s.untidy(ctx, tx, &prev)
+	})
 	return session, epoch, prev, err
 }
 
-// newest reads the newest session of the zone, if there is one.
-func (s *Store) newest(ctx context.Context, tx pgx.Tx, prev **meta.PrevSession, epoch *int64) error {
+// untidy finds the newest session that did not end in order and left perhaps
+// something behind; none while another one than the caller's lives.
+func (s *Store) untidy(ctx context.Context, tx pgx.Tx, prev **meta.PrevSession) error {
+	return s.newest(ctx, tx, `ended IS NULL AND fenced <> 0
+		AND (SELECT live FROM counters WHERE zone = session >> 48 AND kind = 0 AND id = 0) = 1`, prev, new(int64))
+}
+
+// newest reads the newest session of the zone for which a condition over
+// session_rows holds, if there is one.
+func (s *Store) newest(ctx context.Context, tx pgx.Tx, condition string, prev **meta.PrevSession, epoch *int64) error {
 	return each(ctx, tx, `SELECT session, epoch, node, pid, boot_id, mountpoint, lease, started, ended IS NOT NULL FROM session_rows
-		WHERE session BETWEEN $1 AND $2 ORDER BY session DESC LIMIT 1`, func(r pgx.Rows) error {
+		WHERE session BETWEEN $1 AND $2 AND (`+condition+`) ORDER BY session DESC LIMIT 1`, func(r pgx.Rows) error {
 		var p meta.PrevSession
 		var node, boot, mountpoint []byte
 		err := r.Scan(&p.Session, epoch, &node, &p.PID, &boot, &mountpoint, &p.Lease, &p.Started, &p.Ended)
@@ -162,7 +172,11 @@ func (s *Store) sessionsChanged(ctx context.Context, tx pgx.Tx) error {
 // Recovered implements meta.Sessions.
 func (s *Store) Recovered(ctx context.Context, session int64, bootID string) error {
 	return s.update(ctx, "recovered", func(tx pgx.Tx) error {
-		_, err := exec(ctx, tx, `UPDATE session_rows SET boot_id = $1 WHERE session = $2`, []byte(bootID), s.k(session))
+		if _, err := exec(ctx, tx, `UPDATE session_rows SET boot_id = $1 WHERE session = $2`, []byte(bootID), s.k(session)); err != nil {
+			return err
+		}
+		_, err := exec(ctx, tx, `UPDATE session_rows SET ended = $3 WHERE session BETWEEN $1 AND $2 AND fenced <> 0 AND ended IS NULL`,
+			s.base|1, s.k(session)-1, s.o.Now().UnixNano())
 		return err
 	})
 }
