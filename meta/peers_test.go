@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"sync"
@@ -369,5 +370,119 @@ func TestP8AppendsLandAtTheTrueEnd(t *testing.T) {
 	}
 	if moved != 2 {
 		t.Errorf("%d changes say that they landed elsewhere, want 2", moved)
+	}
+}
+
+// A long append whose first part was committed on its own goes on behind that
+// part, wherever it landed.
+func TestP8PartsOfALongAppendStayTogether(t *testing.T) {
+	store, p := newFakeStore(), newFakePeers()
+	a, b := joinZone(t, store, p), joinZone(t, store, p)
+	h := a.create("f")
+	a.close(h)
+	ha, hb := a.open(h.Ino()), b.open(h.Ino())
+	long := bytes.Repeat([]byte("0123456789abcdef"), (BlobMax+160)/16)
+	a.write(ha, AtEnd, long)
+	a.nodes.put.wg.Wait() // the full chunk is stored
+	b.write(hb, AtEnd, []byte("bbb"))
+	b.close(hb)
+	if err := a.flush1(ha, flushReady); err != nil {
+		t.Fatal(err)
+	}
+	a.close(ha)
+	h = a.open(h.Ino())
+	if got, want := a.read(h, 0, len(long)+100), append([]byte("bbb"), long...); !bytes.Equal(got, want) {
+		t.Errorf("got %d bytes, want %d, the other's first", len(got), len(want))
+	}
+	a.close(h)
+}
+
+// flush1 commits what is staged in one way of several.
+func (r *rig) flush1(h *Handle, mode flushMode) error {
+	return r.FS.flush(r.t.Context(), user, h.n, mode)
+}
+
+// syncedFirst is a store whose commits must not name content that may be lost.
+type syncedFirst struct {
+	*fakeStore
+	disk *fakeContent
+	t    *testing.T
+}
+
+func (s *syncedFirst) Commit(ctx context.Context, b *Batch) ([]Outcome, error) {
+	for _, ch := range b.Changes {
+		if ch.Content == nil {
+			continue
+		}
+		for _, blob := range ch.Content.Blobs {
+			if blob.Place != PlaceInline && s.disk.syncs.Load() < s.disk.puts.Load() {
+				s.t.Errorf("a commit names content before it is durable")
+			}
+		}
+	}
+	return s.fakeStore.Commit(ctx, b)
+}
+
+func TestP22ContentIsDurableBeforeACommitNamesIt(t *testing.T) {
+	var disk *fakeContent
+	r := newRig(t, func(o *Options) {
+		disk = o.Content.(*fakeContent)
+		o.Store, o.SyncFirst = &syncedFirst{o.Store.(*fakeStore), disk, t}, true
+	})
+	for i := range 4 {
+		h := r.create(string(rune('a' + i)))
+		r.write(h, 0, bytes.Repeat([]byte{byte(i)}, 100<<10))
+		r.close(h)
+	}
+	if disk.puts.Load() != 4 {
+		t.Fatalf("%d blobs were stored, want 4", disk.puts.Load())
+	}
+	if n := disk.syncs.Load(); n < 4 {
+		t.Errorf("%d syncs", n)
+	}
+	disk.onSync = func() error { return errDisk }
+	h := r.create("refused")
+	r.write(h, 0, bytes.Repeat([]byte("x"), 100<<10))
+	r.wantKind(h.Flush(t.Context(), user), KindIO)
+	h.Release(t.Context())
+}
+
+// othersCome is a store in which another daemon comes while history is pruned.
+type othersCome struct {
+	*fakeStore
+	come   func()
+	pruned int
+}
+
+func (s *othersCome) Prune(ctx context.Context, p Retention, limit int) (int, bool, error) {
+	s.come()
+	s.pruned++
+	_, _, err := s.fakeStore.Prune(ctx, p, limit)
+	return 1, s.pruned > 9, err // there would be more
+}
+
+func TestACollectionEndsWhenOthersCome(t *testing.T) {
+	var r *rig
+	var store *othersCome
+	r = newRig(t, func(o *Options) {
+		store = &othersCome{fakeStore: o.Store.(*fakeStore)}
+		store.come = func() { r.peers.sharing.Store(true) }
+		o.Upkeep = store
+	})
+	h := r.create("f")
+	for i := range 3 {
+		r.write(h, 0, bytes.Repeat([]byte{byte(i)}, 50<<10))
+		r.flush(h)
+	}
+	r.close(h)
+	places := r.disk.count()
+	if _, err := r.CollectNow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if store.pruned != 1 {
+		t.Errorf("history was pruned %d times, want no more once others came", store.pruned)
+	}
+	if got := r.disk.count(); got != places {
+		t.Errorf("%d places of content were freed beside others", places-got)
 	}
 }
