@@ -115,6 +115,7 @@ func (fs *FS) follow(ctx context.Context, known, to Rev) error {
 		fs.forgetRemote(ops[i].Change)
 	}
 	fs.head.Store(int64(to))
+	fs.sync.dirty() // theirs may be of another level: whether they are durable is not known
 	fs.publish(ctx, ops)
 	return nil
 }

@@ -24,6 +24,9 @@ func (s *Store) Query(ctx context.Context, sql string, args []any, columns func(
 		return err
 	}
 	return s.scan(ctx, "sql", 0, func(tx pgx.Tx) error {
+		if _, err := exec(ctx, tx, `SELECT set_config('nexusfs.zone', $1, true)`, s.o.Zone); err != nil {
+			return err
+		}
 		const name = "nexusfs_query"
 		d, err := tx.Conn().PgConn().Prepare(ctx, name, sql, nil)
 		if err != nil {

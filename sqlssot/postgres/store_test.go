@@ -361,3 +361,29 @@ func TestPlaceholders(t *testing.T) {
 		t.Errorf("without arguments: %q", got)
 	}
 }
+
+// TestQueryShowsItsZone: views show the zone that was opened, and to other
+// clients all of them, or the one that they set.
+func TestQueryShowsItsZone(t *testing.T) {
+	s := server(t)
+	name := s.Database(t)
+	a := newWorld(t, Options{URL: s.SocketURL(name), Zone: "one"}, lease)
+	newWorld(t, Options{URL: s.SocketURL(name), Zone: "two"}, lease)
+	for _, view := range []string{"files", "operations", "history", "usage", "sessions", "batches"} {
+		err := a.Query(ctx, "SELECT DISTINCT zone FROM "+view, nil, func([]string) error { return nil }, func(row []any) error {
+			if row[0] != "one" {
+				t.Errorf("%s shows zone %v", view, row[0])
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := s.MustSQL(t, name, "SELECT count(DISTINCT zone) FROM nexusfs.files"); got != "2" {
+		t.Errorf("another client sees %s zones, want 2", got)
+	}
+	if got := s.MustSQL(t, name, "SET nexusfs.zone = 'two'; SELECT DISTINCT zone FROM nexusfs.files"); got != "two" {
+		t.Errorf("another client that chose a zone sees %q", got)
+	}
+}

@@ -164,8 +164,8 @@ func zonesAreApart(tb testing.TB, f Factory) {
 		w.verify()
 	}
 	a.compareAt(3)
-	for _, zone := range []string{"one", "two"} {
-		if got := a.rows("select path from files where zone = ? order by 1", zone); got[0] != "/" || got[len(got)-1] != "/name2" {
+	for zone, w := range map[string]*world{"one": a, "two": b} {
+		if got := w.rows("select path from files where zone = ? order by 1", zone); got[0] != "/" || got[len(got)-1] != "/name2" {
 			tb.Errorf("zone %s has %q", zone, got)
 		}
 	}

@@ -248,16 +248,21 @@ CREATE FUNCTION as_type(type bigint) RETURNS text LANGUAGE sql IMMUTABLE PARALLE
 -- Views for users. Revisions and inode numbers are shown without their zone.
 -- Text compares as bytes, as on SQLite.
 
+-- The zones that the views below show: all, or the one that nexusfs.zone names,
+-- which `nexusfs sql` sets.
+CREATE VIEW shown_zones AS
+SELECT zone, name FROM zones WHERE name = coalesce(nullif(current_setting('nexusfs.zone', true), ''), name);
+
 CREATE VIEW versions AS
 SELECT z.name AS zone, v.ino & 281474976710655 AS ino, v.n AS version,
   v.first_rev & 281474976710655 AS first_revision, v.rev & 281474976710655 AS revision,
   v.size AS size, as_time(v.time) COLLATE "C" AS time,
   a.uid AS uid, as_text(a.exe) COLLATE "C" AS exe, as_text(a.agent) COLLATE "C" AS agent
-FROM version_rows v JOIN zones z ON z.zone = v.ino >> 48 LEFT JOIN actors a ON a.actor = v.actor
+FROM version_rows v JOIN shown_zones z ON z.zone = v.ino >> 48 LEFT JOIN actors a ON a.actor = v.actor
 UNION ALL
 SELECT z.name, i.ino & 281474976710655, 1, i.content_rev & 281474976710655, i.content_rev & 281474976710655, i.size,
   as_time(i.btime) COLLATE "C", a.uid, as_text(a.exe) COLLATE "C", as_text(a.agent) COLLATE "C"
-FROM inodes i JOIN zones z ON z.zone = i.ino >> 48
+FROM inodes i JOIN shown_zones z ON z.zone = i.ino >> 48
 LEFT JOIN operation_records r ON r.rev = i.content_rev LEFT JOIN actors a ON a.actor = r.actor
 WHERE i.version = 1 AND NOT EXISTS (SELECT 1 FROM version_rows v WHERE v.ino = i.ino);
 
@@ -271,17 +276,17 @@ SELECT z.name AS zone, r.rev & 281474976710655 AS revision, as_time(r.time) COLL
   nullif(r.version, 0) AS version, r.size AS size, r.before AS before, r.after AS after,
   r.session AS session, r.seq AS seq, encode(r.digest, 'hex') COLLATE "C" AS digest,
   (SELECT string_agg(l.reason, '; ') FROM late_answers l WHERE l.rev = r.rev) COLLATE "C" AS not_acknowledged
-FROM operation_records r JOIN zones z ON z.zone = r.rev >> 48
+FROM operation_records r JOIN shown_zones z ON z.zone = r.rev >> 48
 LEFT JOIN operation_kinds k ON k.kind = r.kind LEFT JOIN actors a ON a.actor = r.actor;
 
 CREATE VIEW batches AS
 SELECT z.name AS zone, (rev & 281474976710655) - batch + 1 AS first_revision, rev & 281474976710655 AS revision,
   batch AS count, encode(head, 'hex') COLLATE "C" AS head
-FROM operation_records JOIN zones z ON z.zone = rev >> 48 WHERE head IS NOT NULL;
+FROM operation_records JOIN shown_zones z ON z.zone = rev >> 48 WHERE head IS NOT NULL;
 
 CREATE VIEW files AS
 WITH RECURSIVE tree(zone, ino, path) AS (
-  SELECT name, zone << 48 | 1, ''::bytea FROM zones
+  SELECT name, zone << 48 | 1, ''::bytea FROM shown_zones
   UNION ALL
   SELECT t.zone, d.ino, t.path || '/'::bytea || d.name FROM tree t JOIN dentries d ON d.parent = t.ino
 )
@@ -297,40 +302,40 @@ CREATE VIEW history AS
 SELECT z.name AS zone, d.parent & 281474976710655 AS parent, as_text(d.name) COLLATE "C" AS name, d.ino & 281474976710655 AS ino,
   CASE d.type WHEN 4 THEN 'dir' WHEN 8 THEN 'file' WHEN 10 THEN 'symlink' ELSE 'special' END COLLATE "C" AS type,
   d.begin & 281474976710655 AS first_revision, NULL::bigint AS end_revision
-FROM dentries d JOIN zones z ON z.zone = d.parent >> 48
+FROM dentries d JOIN shown_zones z ON z.zone = d.parent >> 48
 UNION ALL
 SELECT z.name, d.parent & 281474976710655, as_text(d.name) COLLATE "C", d.ino & 281474976710655,
   CASE d.type WHEN 4 THEN 'dir' WHEN 8 THEN 'file' WHEN 10 THEN 'symlink' ELSE 'special' END COLLATE "C",
   d.begin & 281474976710655, d."end" & 281474976710655
-FROM dentry_history d JOIN zones z ON z.zone = d.parent >> 48;
+FROM dentry_history d JOIN shown_zones z ON z.zone = d.parent >> 48;
 
 CREATE VIEW deleted AS
 SELECT z.name AS zone, h.parent & 281474976710655 AS parent, as_text(h.name) COLLATE "C" AS name, h.ino & 281474976710655 AS ino,
   i.size AS size, nullif(i.version, 0) AS version, h."end" & 281474976710655 AS revision,
   as_time(coalesce(r.time, i.ctime)) COLLATE "C" AS time, a.uid AS uid, as_text(a.exe) COLLATE "C" AS exe, as_text(a.agent) COLLATE "C" AS agent
 FROM (SELECT parent, cookie, name, ino, max("end") AS "end" FROM dentry_history GROUP BY parent, cookie, name, ino) h
-JOIN inodes i ON i.ino = h.ino AND i.nlink = 0 JOIN zones z ON z.zone = h.parent >> 48
+JOIN inodes i ON i.ino = h.ino AND i.nlink = 0 JOIN shown_zones z ON z.zone = h.parent >> 48
 LEFT JOIN operation_records r ON r.rev = h."end" LEFT JOIN actors a ON a.actor = r.actor;
 
 CREATE VIEW content AS
 SELECT z.name AS zone, e.ino & 281474976710655 AS ino, e.off AS "offset", e.len AS length, encode(b.id, 'hex') COLLATE "C" AS blob,
   e.blob_off AS blob_offset, e.begin & 281474976710655 AS first_revision, NULL::bigint AS end_revision
-FROM extents e JOIN blobs b ON b.blob = e.blob JOIN zones z ON z.zone = e.ino >> 48
+FROM extents e JOIN blobs b ON b.blob = e.blob JOIN shown_zones z ON z.zone = e.ino >> 48
 UNION ALL
 SELECT z.name, e.ino & 281474976710655, e.off, e.len, encode(b.id, 'hex') COLLATE "C", e.blob_off,
   e.begin & 281474976710655, e."end" & 281474976710655
-FROM extent_history e JOIN blobs b ON b.blob = e.blob JOIN zones z ON z.zone = e.ino >> 48;
+FROM extent_history e JOIN blobs b ON b.blob = e.blob JOIN shown_zones z ON z.zone = e.ino >> 48;
 
 CREATE VIEW usage AS
 SELECT z.name AS zone, CASE kind WHEN 0 THEN 'zone' WHEN 1 THEN 'user' ELSE 'quota' END COLLATE "C" AS scope,
   CASE kind WHEN 0 THEN NULL ELSE id END AS id, inodes, bytes, history AS history_bytes
-FROM counters c JOIN zones z ON z.zone = c.zone;
+FROM counters c JOIN shown_zones z ON z.zone = c.zone;
 
 CREATE VIEW sessions AS
 SELECT z.name AS zone, session & 281474976710655 AS session, s.epoch AS epoch, as_text(node) COLLATE "C" AS node, pid,
   as_text(mountpoint) COLLATE "C" AS mountpoint, substr(as_time(started), 1, 19) || 'Z' COLLATE "C" AS started,
   substr(as_time(ended), 1, 19) || 'Z' COLLATE "C" AS ended, fenced
-FROM session_rows s JOIN zones z ON z.zone = s.session >> 48;
+FROM session_rows s JOIN shown_zones z ON z.zone = s.session >> 48;
 
 -- Who may do what, for the roles that roles.sql makes, where they exist: the
 -- daemon writes rows and calls functions, the reader sees the views and nothing
